@@ -1,0 +1,62 @@
+# Starts from a bare python3 (3.11 or newer). `make help` lists the targets.
+
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+PYTHON_VERSIONS := python3 python3.14 python3.13 python3.12 python3.11
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet --quiet
+ARGS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help setup run test lint format bench soak lock clean
+
+help: ## list the targets
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/\1|\2/' | awk -F'|' '{printf "  make %-8s %s\n", $$1, $$2}'
+
+setup: $(STAMP) ## create .venv from the lock file
+	@:
+
+# The first interpreter that runs and is new enough; `python3` may be older than a python3.12 beside it.
+$(STAMP): requirements.lock pyproject.toml
+	@set -e; python=; \
+	for candidate in $(PYTHON_VERSIONS); do \
+	  if $$candidate -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then python=$$candidate; break; fi; \
+	done; \
+	if [ -z "$$python" ]; then \
+	  echo "make: Tradewind needs Python 3.11 or newer; found $$(python3 --version 2>&1 || echo no python3). Install it and run make again." >&2; exit 1; \
+	fi; \
+	echo "setup: $$($$python --version) -> $(VENV)"; \
+	$$python -m venv --clear $(VENV) || { echo "make: $$python cannot create a virtual environment; install its venv package (Debian: apt install python3-venv)." >&2; exit 1; }
+	@$(PIP) install --require-hashes --requirement requirements.lock
+	@$(PIP) install --no-deps --no-build-isolation --editable .
+	@touch $@
+
+run: setup ## start everything on this machine: tradewind up (ARGS="--seconds 30")
+	@$(BIN)/tradewind up $(ARGS)
+
+lint: setup ## ruff and mypy
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+
+format: setup ## rewrite the files as ruff wants them
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+test: lint ## lint, then every test (ARGS="-k lane")
+	@$(BIN)/pytest $(ARGS)
+
+bench: setup ## measure, side by side with redis-py and valkey-glide (ARGS=...)
+	@$(BIN)/python -m benchmarks $(ARGS)
+
+soak: setup ## the whole system under faults for ten minutes, then the audit
+	@$(BIN)/tradewind up --seconds 600 --crash-at 60 --kill-primary-at 120 $(ARGS)
+
+lock: setup ## resolve the dependencies anew: uv.lock and requirements.lock
+	@$(PIP) install 'uv>=0.9'
+	@$(BIN)/uv --quiet lock --upgrade --default-index https://pypi.org/simple
+	@$(BIN)/uv --quiet export --frozen --all-extras --all-groups --no-emit-project --no-annotate --output-file requirements.lock >/dev/null
+
+clean: ## remove .venv and every cache
+	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis dist build
+	find . -name __pycache__ -type d -not -path './.git/*' -prune -exec rm -rf {} +
