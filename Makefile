@@ -17,8 +17,9 @@ setup: $(STAMP) ## create .venv from the lock file
 	@:
 
 # The first interpreter that runs and is new enough; `python3` may be older than a python3.12 beside it.
+# An environment that is there is brought up to date in place, so that what runs from it goes on.
 $(STAMP): requirements.lock pyproject.toml
-	@set -e; python=; \
+	@set -e; python=; if $(BIN)/python -m pip --version >/dev/null 2>&1; then exit 0; fi; \
 	for candidate in $(PYTHON_VERSIONS); do \
 	  if $$candidate -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then python=$$candidate; break; fi; \
 	done; \
