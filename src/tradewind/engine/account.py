@@ -1,0 +1,253 @@
+"""One account: its money, its open positions, and how an event changes them.
+
+`apply` is the only place that changes an account. The live book and the rebuild from events both go through
+it, so what the events say and what an account holds cannot drift apart.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Final, TypeAlias
+
+import msgspec
+
+from tradewind.engine import messages
+from tradewind.engine.instruments import INSTRUMENTS, Instrument, Quote
+from tradewind.engine.messages import Event, Side
+from tradewind.engine.money import closing_price, profit_cents, worst_price
+
+LegKey: TypeAlias = tuple[str, Side]
+Quotes: TypeAlias = Mapping[str, Quote]
+
+POSITION_FIELD_PREFIX: Final = "position:"
+
+
+class InconsistentEvent(Exception):
+    """An event does not fit the account it names: events are missing, doubled, or out of order."""
+
+
+class Position(msgspec.Struct, frozen=True):
+    id: str
+    symbol: str
+    side: Side
+    volume: int
+    price: int
+    margin: int
+    opened_at_ms: int
+
+    def profit(self, quotes: Quotes) -> int:
+        price = closing_price(quotes[self.symbol], self.side)
+        return self.profit_of(self.volume, price)
+
+    def profit_of(self, volume: int, price: int) -> int:
+        """Profit of closing `volume` units of it at `price`."""
+        return profit_cents(INSTRUMENTS[self.symbol], self.side, volume, volume * self.price, price)
+
+
+@dataclass(slots=True)
+class Leg:
+    """All positions of an account in one symbol and on one side, as one: enough to value them."""
+
+    instrument: Instrument
+    side: Side
+    volume: int = 0
+    cost: int = 0
+    """Sum of volume * open price."""
+
+    def profit(self, quote: Quote) -> int:
+        price = closing_price(quote, self.side)
+        return profit_cents(self.instrument, self.side, self.volume, self.cost, price)
+
+    def worst_price(self, profit_min: int) -> int:
+        return worst_price(self.instrument, self.side, self.volume, self.cost, profit_min)
+
+
+@dataclass(slots=True)
+class Account:
+    """`positions` stand in the order in which they were opened. `legs` is derived from them, never stored."""
+
+    id: str
+    leverage: int
+    balance: int = 0
+    used_margin: int = 0
+    margin_called: bool = False
+    positions: dict[str, Position] = field(default_factory=dict)
+    legs: dict[LegKey, Leg] = field(default_factory=dict)
+
+    def equity(self, quotes: Quotes) -> int | None:
+        """Balance and floating profit, at a cost for each symbol held. None if one has no quote."""
+        total = self.balance
+        for (symbol, _), leg in self.legs.items():
+            quote = quotes.get(symbol)
+            if quote is None:
+                return None
+            total += leg.profit(quote)
+        return total
+
+    def margin_level_percent(self, quotes: Quotes) -> int | None:
+        """Equity over used margin, rounded down. None without positions or without a quote."""
+        equity = self.equity(quotes)
+        return None if equity is None or not self.used_margin else equity * 100 // self.used_margin
+
+    def free_margin(self, quotes: Quotes) -> int | None:
+        equity = self.equity(quotes)
+        return None if equity is None else equity - self.used_margin
+
+    def add(self, position: Position) -> None:
+        if position.id in self.positions:
+            raise InconsistentEvent(f"account {self.id}: position {position.id} is opened twice")
+        self.positions[position.id] = position
+        self.used_margin += position.margin
+        key = (position.symbol, position.side)
+        leg = self.legs.get(key)
+        if leg is None:
+            leg = self.legs[key] = Leg(INSTRUMENTS[position.symbol], position.side)
+        leg.volume += position.volume
+        leg.cost += position.volume * position.price
+
+    def reduce(self, position_id: str, volume: int, margin: int) -> None:
+        """Takes `volume` units and their margin off a position; it is gone when nothing is left."""
+        position = self.positions.get(position_id)
+        if position is None or not 0 < volume <= position.volume:
+            held = "is not open" if position is None else f"holds {position.volume} units"
+            raise InconsistentEvent(
+                f"account {self.id}: cannot close {volume} units of position {position_id}: it {held}"
+            )
+        self._replace(position, position.volume - volume, position.margin - margin)
+        self.used_margin -= margin
+        self._reduce_leg((position.symbol, position.side), volume, volume * position.price)
+
+    def _replace(self, position: Position, volume: int, margin: int) -> None:
+        if volume:
+            self.positions[position.id] = msgspec.structs.replace(position, volume=volume, margin=margin)
+        else:
+            del self.positions[position.id]
+
+    def _reduce_leg(self, key: LegKey, volume: int, cost: int) -> None:
+        leg = self.legs[key]
+        leg.volume -= volume
+        leg.cost -= cost
+        if not leg.volume:
+            del self.legs[key]
+
+    def add_to_balance(self, amount: int, expected: int) -> None:
+        self.balance += amount
+        if self.balance != expected:
+            raise InconsistentEvent(
+                f"account {self.id}: the event has balance {expected} cents, it is {self.balance}"
+            )
+
+
+def apply(accounts: dict[str, Account], event: Event) -> None:
+    """Changes the account that the event names, or opens it.
+
+    Raises InconsistentEvent if the event cannot have happened to this account. The account may then be
+    changed in part: both callers give up on it, the book because a bug must not reach the cluster, the audit
+    to report.
+    """
+    change = _CHANGES.get(type(event))
+    if change is not None:
+        change(accounts, event)
+
+
+def _find(accounts: dict[str, Account], event: Event) -> Account:
+    account = accounts.get(event.account)
+    if account is None:
+        raise InconsistentEvent(f"account {event.account}: {type(event).__name__} comes before it was opened")
+    return account
+
+
+def _open(accounts: dict[str, Account], event: messages.AccountOpened) -> None:
+    if event.account in accounts:
+        raise InconsistentEvent(f"account {event.account}: it is opened twice")
+    accounts[event.account] = Account(event.account, event.leverage)
+
+
+def _deposit(accounts: dict[str, Account], event: messages.Deposited) -> None:
+    _find(accounts, event).add_to_balance(event.amount, event.balance)
+
+
+def _fill(accounts: dict[str, Account], event: messages.OrderFilled) -> None:
+    position = Position(
+        event.position, event.symbol, event.side, event.volume, event.price, event.margin, event.at_ms
+    )
+    _find(accounts, event).add(position)
+
+
+def _close(accounts: dict[str, Account], event: messages.PositionClosed) -> None:
+    account = _find(accounts, event)
+    account.reduce(event.position, event.volume, event.margin)
+    account.add_to_balance(event.profit, event.balance)
+
+
+def _call(accounts: dict[str, Account], event: messages.MarginCall) -> None:
+    _find(accounts, event).margin_called = True
+
+
+def _restore(accounts: dict[str, Account], event: messages.MarginRestored) -> None:
+    _find(accounts, event).margin_called = False
+
+
+# Rejections and the end of a close_all change no account.
+_CHANGES: Final[Mapping[type[Event], Callable[..., None]]] = {
+    messages.AccountOpened: _open,
+    messages.Deposited: _deposit,
+    messages.OrderFilled: _fill,
+    messages.PositionClosed: _close,
+    messages.MarginCall: _call,
+    messages.MarginRestored: _restore,
+}
+
+
+def scalar_fields(account: Account) -> dict[str, str]:
+    """The fields of the stored hash that are not positions."""
+    return {
+        "id": account.id,
+        "leverage": str(account.leverage),
+        "balance": str(account.balance),
+        "used_margin": str(account.used_margin),
+        "margin_called": str(int(account.margin_called)),
+    }
+
+
+def position_field(position_id: str) -> str:
+    return POSITION_FIELD_PREFIX + position_id
+
+
+def position_value(position: Position) -> str:
+    return messages.encode(position).decode()
+
+
+def to_fields(account: Account) -> dict[str, str]:
+    """The account as a hash, one field for each position: a change writes only what changed."""
+    positions = {position_field(id): position_value(position) for id, position in account.positions.items()}
+    return scalar_fields(account) | positions
+
+
+_decode_position: Final = msgspec.json.Decoder(Position).decode
+
+
+def from_fields(fields: Mapping[str, str]) -> Account:
+    """The account that to_fields stored. Raises ValueError naming the account if a field is missing or
+    broken.
+    """
+    name = fields.get("id", "without an id")
+    try:
+        positions = [_decode_position(v) for k, v in fields.items() if k.startswith(POSITION_FIELD_PREFIX)]
+        account = Account(fields["id"], int(fields["leverage"]), int(fields["balance"]))
+        account.margin_called = fields["margin_called"] == "1"
+        # A hash has no order of its own: positions come back in the order of the events that opened them.
+        for position in sorted(positions, key=_opening_sequence):
+            account.add(position)
+        used_margin = int(fields["used_margin"])
+    except (KeyError, ValueError, InconsistentEvent) as error:
+        raise ValueError(f"stored account {name}: cannot be read: {error!r}") from error
+    if account.used_margin != used_margin:
+        raise ValueError(
+            f"stored account {name}: used margin is {used_margin}, its positions hold {account.used_margin}"
+        )
+    return account
+
+
+def _opening_sequence(position: Position) -> int:
+    """Position ids are "<partition>-<event sequence>"."""
+    return int(position.id.rpartition("-")[2])

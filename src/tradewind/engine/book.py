@@ -1,0 +1,288 @@
+"""The book of one partition: every command and every tick comes through here.
+
+No I/O and no clock: commands, quotes and the time come in, decisions come out. A decision is already applied
+to the accounts here; it takes effect for the world once its events and changes are committed. If the commit
+fails, throw the book away and load a new one.
+
+A buy opens at the ask and closes at the bid, a sell the other way round. Nothing trades at a stale quote. An
+order is filled if the equity, after the spread it costs, covers the margin of all positions.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Final
+
+import msgspec
+
+from tradewind.engine.account import Account, Position
+from tradewind.engine.checks import (
+    Refusal,
+    check_margin,
+    check_volume,
+    check_volume_to_close,
+    find_instrument,
+)
+from tradewind.engine.instruments import QuoteFrame
+from tradewind.engine.ledger import Ledger, rebuild
+from tradewind.engine.messages import (
+    DEPOSIT_CENTS_MAX,
+    LEVERAGE_MAX,
+    AccountOpened,
+    AllClosed,
+    Answer,
+    Close,
+    CloseAll,
+    Command,
+    Deposit,
+    Deposited,
+    Event,
+    OpenAccount,
+    OrderFilled,
+    OrderRejected,
+    Place,
+    RejectReason,
+)
+from tradewind.engine.money import margin_cents, opening_price
+from tradewind.engine.quotes import STALE_QUOTE_MS_MAX, QuoteBoard
+from tradewind.engine.risk import restore_if_recovered, review
+
+__all__ = ["POSITIONS_PER_ACCOUNT_MAX", "STALE_QUOTE_MS_MAX", "Book", "Decision", "rebuild"]
+
+POSITIONS_PER_ACCOUNT_MAX: Final = 200
+
+
+class Decision(msgspec.Struct, frozen=True):
+    """What was decided: events in order, the answer if somebody asked, and the accounts that changed.
+
+    `first_sequence` numbers the first event among the partition's events; the others follow without a gap.
+    """
+
+    events: list[Event]
+    answer: Answer | None
+    touched: tuple[str, ...]
+    first_sequence: int
+
+
+class Book:
+    """The accounts of one partition. `event_sequence` is the number of the partition's last event."""
+
+    def __init__(
+        self,
+        partition: int,
+        accounts: Iterable[Account] = (),
+        event_sequence: int = 0,
+        *,
+        stale_quote_ms_max: int = STALE_QUOTE_MS_MAX,
+    ) -> None:
+        self.quotes = QuoteBoard(stale_quote_ms_max)
+        self._ledger = Ledger(partition, accounts, event_sequence, self.quotes)
+
+    @property
+    def partition(self) -> int:
+        return self._ledger.partition
+
+    @property
+    def accounts(self) -> Mapping[str, Account]:
+        return self._ledger.accounts
+
+    @property
+    def event_sequence(self) -> int:
+        return self._ledger.event_sequence
+
+    def __repr__(self) -> str:
+        positions = sum(len(account.positions) for account in self.accounts.values())
+        return (
+            f"<Book {{p{self.partition}}}: {len(self.accounts)} accounts, {positions} positions, "
+            f"event {self.event_sequence}, {len(self.quotes.last)} quotes>"
+        )
+
+    def decide(self, command: Command, now_ms: int) -> Decision:
+        """Decides one command. A repeated client order id must have been answered before it gets here."""
+        first_sequence = self.event_sequence + 1
+        touched: tuple[str, ...] = (command.account,)
+        try:
+            answer = _DECIDERS[type(command)](self, command, now_ms)
+        except Refusal as refusal:
+            answer = self._refuse(command, refusal, now_ms)
+            touched = ()
+        return Decision(self._ledger.take_events(), answer, touched, first_sequence)
+
+    def on_frame(self, frame: QuoteFrame, now_ms: int) -> list[Decision]:
+        """Takes new quotes. One decision for each account, by id, that they call, restore or stop out."""
+        moved = [quote for quote in frame.quotes if self.quotes.take(quote, now_ms)]
+        decisions = []
+        for account_id in sorted(self._ledger.watch.due(moved)):
+            first_sequence = self.event_sequence + 1
+            review(self._ledger, self.accounts[account_id], moved, now_ms)
+            if self.event_sequence >= first_sequence:
+                events = self._ledger.take_events()
+                decisions.append(Decision(events, None, (account_id,), first_sequence))
+        return decisions
+
+    def changes(self, account_ids: Iterable[str]) -> dict[str, tuple[dict[str, str], list[str]]]:
+        """For each account that changed: fields of its stored hash to set, and to delete.
+
+        They are relative to the call before for that account: commit what each call gave, in order.
+        """
+        ledger = self._ledger
+        taken = {id: ledger.changes.take(ledger.accounts[id]) for id in dict.fromkeys(account_ids)}
+        return {id: change for id, change in taken.items() if change != ({}, [])}
+
+    def _open_account(self, command: OpenAccount, now_ms: int) -> Answer:
+        if command.account in self.accounts:
+            raise Refusal(RejectReason.ACCOUNT_EXISTS, command.account)
+        if not 1 <= command.leverage <= LEVERAGE_MAX:
+            raise Refusal(RejectReason.INVALID_LEVERAGE, f"asked for {command.leverage}")
+        self._ledger.record(
+            AccountOpened(account=command.account, at_ms=now_ms, cause=command.id, leverage=command.leverage)
+        )
+        return Answer(
+            id=command.id, account=command.account, status="done", balance=0, sequence=self.event_sequence
+        )
+
+    def _deposit(self, command: Deposit, now_ms: int) -> Answer:
+        account = self._account(command.account)
+        if not 1 <= command.amount <= DEPOSIT_CENTS_MAX:
+            raise Refusal(RejectReason.INVALID_AMOUNT, f"asked for {command.amount}")
+        self._ledger.record(
+            Deposited(
+                account=account.id,
+                at_ms=now_ms,
+                cause=command.id,
+                amount=command.amount,
+                balance=account.balance + command.amount,
+            )
+        )
+        answer = Answer(
+            id=command.id,
+            account=command.account,
+            status="done",
+            balance=account.balance,
+            sequence=self.event_sequence,
+        )
+        restore_if_recovered(self._ledger, account, command.id, now_ms)
+        return answer
+
+    def _place(self, command: Place, now_ms: int) -> Answer:
+        account = self._account(command.account)
+        instrument = find_instrument(command.symbol)
+        check_volume(instrument, command.volume)
+        if len(account.positions) >= POSITIONS_PER_ACCOUNT_MAX:
+            raise Refusal(RejectReason.OPEN_POSITIONS_LIMIT, f"{POSITIONS_PER_ACCOUNT_MAX} are open")
+        quote = self.quotes.fresh(command.symbol, now_ms)
+        price = opening_price(quote, command.side)
+        margin = margin_cents(instrument, command.volume, price, account.leverage)
+        check_margin(account, self.quotes.last, instrument, command.side, command.volume, margin)
+        position_id = f"{self.partition}-{self.event_sequence + 1}"
+        self._ledger.record(
+            OrderFilled(
+                account=account.id,
+                at_ms=now_ms,
+                cause=command.id,
+                position=position_id,
+                symbol=command.symbol,
+                side=command.side,
+                volume=command.volume,
+                price=price,
+                margin=margin,
+            )
+        )
+        return Answer(
+            id=command.id,
+            account=command.account,
+            status="filled",
+            position=position_id,
+            price=price,
+            volume=command.volume,
+            balance=account.balance,
+            sequence=self.event_sequence,
+        )
+
+    def _close(self, command: Close, now_ms: int) -> Answer:
+        account = self._account(command.account)
+        position = account.positions.get(command.position)
+        if position is None:
+            raise Refusal(RejectReason.UNKNOWN_POSITION, command.position)
+        volume = position.volume if command.volume is None else command.volume
+        check_volume_to_close(position, volume)
+        self.quotes.fresh(position.symbol, now_ms)
+        event = self._ledger.close_position(account, position, volume, "close", command.id, now_ms)
+        answer = Answer(
+            id=command.id,
+            account=command.account,
+            status="filled",
+            position=position.id,
+            price=event.price,
+            volume=volume,
+            profit=event.profit,
+            balance=event.balance,
+            sequence=self.event_sequence,
+        )
+        restore_if_recovered(self._ledger, account, command.id, now_ms)
+        return answer
+
+    def _close_all(self, command: CloseAll, now_ms: int) -> Answer:
+        account = self._account(command.account)
+        if command.symbol is not None:
+            find_instrument(command.symbol)
+        asked = [position for position in account.positions.values() if _matches(command, position)]
+        fresh = [position for position in asked if self.quotes.is_fresh(position.symbol, now_ms)]
+        balance_before = account.balance
+        for position in fresh:
+            self._ledger.close_position(account, position, position.volume, "close", command.id, now_ms)
+        left = len(asked) - len(fresh)
+        self._ledger.record(
+            AllClosed(account=account.id, at_ms=now_ms, cause=command.id, closed=len(fresh), left=left)
+        )
+        answer = Answer(
+            id=command.id,
+            account=command.account,
+            status="done",
+            volume=sum(position.volume for position in fresh),
+            profit=account.balance - balance_before,
+            balance=account.balance,
+            closed=len(fresh),
+            left=left,
+            sequence=self.event_sequence,
+        )
+        restore_if_recovered(self._ledger, account, command.id, now_ms)
+        return answer
+
+    def _refuse(self, command: Command, refusal: Refusal, now_ms: int) -> Answer:
+        kind = type(command).__struct_config__.tag
+        self._ledger.record(
+            OrderRejected(
+                account=command.account,
+                at_ms=now_ms,
+                cause=command.id,
+                command=str(kind),
+                reason=refusal.reason,
+                text=str(refusal),
+            )
+        )
+        return Answer(
+            id=command.id,
+            account=command.account,
+            status="rejected",
+            reason=refusal.reason,
+            text=str(refusal),
+            sequence=self.event_sequence,
+        )
+
+    def _account(self, account_id: str) -> Account:
+        account = self.accounts.get(account_id)
+        if account is None:
+            raise Refusal(RejectReason.UNKNOWN_ACCOUNT, account_id)
+        return account
+
+
+_DECIDERS: Final[Mapping[type[Command], Callable[[Book, Any, int], Answer]]] = {
+    OpenAccount: Book._open_account,
+    Deposit: Book._deposit,
+    Place: Book._place,
+    Close: Book._close,
+    CloseAll: Book._close_all,
+}
+
+
+def _matches(command: CloseAll, position: Position) -> bool:
+    return command.symbol in (None, position.symbol) and command.side in (None, position.side)

@@ -1,0 +1,63 @@
+"""Pre-trade checks. Each raises Refusal with a coded reason and the numbers that led to it."""
+
+from collections.abc import Mapping
+
+from tradewind.engine.account import Account, Position
+from tradewind.engine.instruments import INSTRUMENTS, Instrument, Quote
+from tradewind.engine.messages import RejectReason, Side
+from tradewind.engine.money import closing_price, opening_price, profit_cents
+
+
+class Refusal(Exception):
+    """A command cannot be done. Raised before anything has changed."""
+
+    def __init__(self, reason: RejectReason, numbers: str) -> None:
+        super().__init__(f"{reason.sentence} ({numbers})")
+        self.reason = reason
+
+
+def find_instrument(symbol: str) -> Instrument:
+    instrument = INSTRUMENTS.get(symbol)
+    if instrument is None:
+        raise Refusal(RejectReason.UNKNOWN_SYMBOL, f"{symbol} is not one of {', '.join(INSTRUMENTS)}")
+    return instrument
+
+
+def check_volume(instrument: Instrument, volume: int) -> None:
+    if not instrument.accepts_volume(volume):
+        raise Refusal(RejectReason.INVALID_VOLUME, _volume_rule(instrument, volume))
+
+
+def check_volume_to_close(position: Position, volume: int) -> None:
+    """What is closed and what is left must both be volumes that can be traded."""
+    instrument = INSTRUMENTS[position.symbol]
+    left = position.volume - volume
+    if not instrument.accepts_volume(volume) or (left and not instrument.accepts_volume(left)):
+        rule = _volume_rule(instrument, volume)
+        raise Refusal(RejectReason.INVALID_VOLUME, f"{rule}, also for what is left of {position.volume}")
+
+
+def _volume_rule(instrument: Instrument, volume: int) -> str:
+    rule = f"{instrument.volume_min} to {instrument.volume_max} in steps of {instrument.volume_step}"
+    return f"{volume} units of {instrument.symbol}; allowed are {rule}"
+
+
+def check_margin(
+    account: Account,
+    quotes: Mapping[str, Quote],
+    instrument: Instrument,
+    side: Side,
+    volume: int,
+    margin: int,
+) -> None:
+    """The equity, less the spread that the order costs at once, must cover the margin of all positions."""
+    free = account.free_margin(quotes)
+    if free is None:
+        missing = sorted({symbol for symbol, _ in account.legs} - quotes.keys())
+        raise Refusal(RejectReason.NO_QUOTE, f"positions are open in {', '.join(missing)}")
+    quote = quotes[instrument.symbol]
+    cost = volume * opening_price(quote, side)
+    spread = -profit_cents(instrument, side, volume, cost, closing_price(quote, side))
+    if free < margin + spread:
+        needed = f"needs {margin} cents, and {spread} for the spread"
+        raise Refusal(RejectReason.INSUFFICIENT_MARGIN, f"{needed}; {free} are free")
