@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import signal as signals
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -46,7 +46,8 @@ class EmbeddedCluster:
     `data=None` is a temporary folder that is removed at the end; a folder that is given is kept, and
     a later start on it resumes the same cluster with its data. The servers end with this process,
     whatever ends it. `async with`, or `start` and `stop`; both may be called again after `stop`.
-    May be started under one event loop and used under another.
+    May be started under one event loop and used under another. `progress` is called with a few words
+    at each step of a start.
     """
 
     def __init__(
@@ -60,6 +61,7 @@ class EmbeddedCluster:
         memory_bytes_max: int = MEMORY_BYTES_MAX_DEFAULT,
         server_settings: Mapping[str, str] | None = None,
         start_timeout_s: float = START_TIMEOUT_S,
+        progress: Callable[[str], None] | None = None,
     ) -> None:
         self.options = ClusterOptions(
             primaries, replicas_per_primary, node_timeout_ms, memory_bytes_max, server_settings or {}
@@ -67,6 +69,7 @@ class EmbeddedCluster:
         self._data = data
         self._server = server
         self._start_timeout_s = start_timeout_s
+        self._progress = progress or (lambda _step: None)
         self._folder: DataFolder | None = None
         self._keeper: Keeper | None = None
         self._nodes: list[Node] = []
@@ -167,7 +170,9 @@ class EmbeddedCluster:
         deadline = formation.Deadline(self._start_timeout_s, self._check_servers)
         description = await self._spawn_until_answering(description, deadline)
         if not description.formed:
+            self._progress("forming the cluster")
             await formation.form(description.ports, self.options.primaries, deadline)
+        self._progress("waiting until every node sees every other")
         await formation.wait_until_ready(description.ports, deadline)
         self._running_folder().mark_formed(description)
 
@@ -177,6 +182,7 @@ class EmbeddedCluster:
         attempts = 1
         while True:
             description = self._assign_ports(description)
+            self._progress(f"starting {len(description.ports)} servers on ports {_listed(description.ports)}")
             await self._spawn(description)
             try:
                 await formation.wait_until_answering(description.ports, deadline)
@@ -299,6 +305,10 @@ class EmbeddedCluster:
         if self._folder is None:
             raise EmbeddedError(f"{self!r} is not started: start it first")
         return self._folder
+
+
+def _listed(ports: Sequence[int]) -> str:
+    return ", ".join(map(str, ports))
 
 
 def _ports_to_use(count: int, old_ports: Sequence[int]) -> list[int]:

@@ -5,6 +5,10 @@ class EmbeddedError(Exception):
     """Base of every error of the embedded cluster."""
 
 
+class InvalidOption(EmbeddedError, ValueError):
+    """An option of the cluster is out of its bounds."""
+
+
 class ServerNotFound(EmbeddedError):
     """There is no server binary to run, or the one that was named cannot be run."""
 

@@ -110,27 +110,8 @@ class DataFolder:
     # --- the description ----------------------------------------------------------
 
     def description(self) -> Description | None:
-        """What runs, or ran, in this folder; None for a folder that holds no cluster yet.
-
-        :raises DataFolderUnusable: cluster.json is not ours, or node folders stand there without it
-        """
-        path = self.path / "cluster.json"
-        try:
-            fields = json.loads(path.read_text(encoding="utf-8"))
-            if fields.pop("format") != FORMAT_VERSION:
-                raise ValueError("another format version")
-            return Description(**{**fields, "ports": tuple(fields["ports"])})
-        except FileNotFoundError:
-            if self.node_folder(0).exists():
-                raise DataFolderUnusable(
-                    f"data folder {self.path} holds {self.node_folder(0).name} but no cluster.json: "
-                    "choose another folder"
-                ) from None
-            return None
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise DataFolderUnusable(
-                f"{path} is not a cluster description ({error}): choose another folder"
-            ) from error
+        """See `read_description`."""
+        return read_description(self.path)
 
     def describe(self, description: Description) -> None:
         """Replace cluster.json in one step."""
@@ -170,6 +151,31 @@ def with_moved_ports(nodes_conf: str, ports: Mapping[int, int]) -> str:
         return f"{new_port}@{bus_port - port + new_port}"
 
     return _ADDRESS.sub(moved, nodes_conf)
+
+
+def read_description(path: Path) -> Description | None:
+    """What runs, or ran, in the data folder; None for a folder that holds no cluster yet.
+
+    :raises DataFolderUnusable: cluster.json is not ours, or node folders stand there without it
+    """
+    file = path / "cluster.json"
+    try:
+        fields = json.loads(file.read_text(encoding="utf-8"))
+        if fields.pop("format") != FORMAT_VERSION:
+            raise ValueError("another format version")
+        return Description(**{**fields, "ports": tuple(fields["ports"])})
+    except FileNotFoundError:
+        if (path / "node-1").exists():
+            raise DataFolderUnusable(
+                f"data folder {path} holds node-1 but no cluster.json: choose another folder"
+            ) from None
+        return None
+    except OSError as error:
+        raise DataFolderUnusable(f"{file} cannot be read: {error.strerror}") from error
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise DataFolderUnusable(
+            f"{file} is not a cluster description ({error}): choose another folder"
+        ) from error
 
 
 def check_shape(path: Path, description: Description, options: ClusterOptions) -> None:

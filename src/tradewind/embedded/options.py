@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from tradewind.embedded.errors import InvalidOption
 from tradewind.embedded.ports import HOST
 
 MEMORY_BYTES_MAX_DEFAULT = 1 << 30
@@ -38,7 +39,7 @@ class ClusterOptions:
 
 def _require(name: str, value: int, least: int, most: int) -> None:
     if not least <= value <= most:
-        raise ValueError(f"{name} is {value}: it must be between {least} and {most}")
+        raise InvalidOption(f"{name} is {value}: it must be between {least} and {most}")
 
 
 def server_configuration(options: ClusterOptions, port: int) -> str:

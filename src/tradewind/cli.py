@@ -1,0 +1,54 @@
+"""The `tradewind` command. Each subcommand is a module of `ops`, imported only when it is called."""
+
+import sys
+from typing import TYPE_CHECKING
+
+from tradewind import __version__
+
+if TYPE_CHECKING:
+    from cyclopts import App
+
+EXIT_FAILED = 1
+EXIT_INTERRUPTED = 130  # as shells report a program that Ctrl-C ended
+
+# name -> module:attribute of its cyclopts App or function
+COMMANDS = {
+    "cluster": "tradewind.ops.cluster_command:app",
+}
+
+HELP = """Orders through a Redis or Valkey Cluster: none lost, none doubled.
+
+Examples: `tradewind cluster start`, `tradewind cluster status`, `tradewind cluster start --help`.
+"""
+
+
+def main() -> None:
+    """Run the command line. Errors that are ours to explain are one line on stderr and exit code 1."""
+    try:
+        app = build_app()
+    except ModuleNotFoundError as error:
+        sys.exit(f"tradewind: {error}. The command line needs an extra: pip install 'tradewind[all]'")
+    try:
+        app()
+    except KeyboardInterrupt:
+        sys.exit(EXIT_INTERRUPTED)
+    except Exception as error:
+        if not explains_itself(error):
+            raise
+        print(f"tradewind: {error}", file=sys.stderr)
+        sys.exit(EXIT_FAILED)
+
+
+def build_app() -> "App":
+    from cyclopts import App
+
+    app = App(name="tradewind", help=HELP, version=__version__)
+    for name, target in COMMANDS.items():
+        app.command(target, name=name)
+    return app
+
+
+def explains_itself(error: BaseException) -> bool:
+    """Whether the message is for people: an error class of ours lives in a module named `errors`."""
+    modules = (kind.__module__ for kind in type(error).__mro__)
+    return any(module.startswith("tradewind.") and module.endswith(".errors") for module in modules)

@@ -1,0 +1,1 @@
+"""The tools that run and prove a Tradewind system."""
