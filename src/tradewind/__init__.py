@@ -2,4 +2,32 @@
 
 __version__ = "0.1.0"
 
-__all__ = ["__version__"]
+from tradewind.client.calls import CallOptions
+from tradewind.client.cluster import RedisCluster
+from tradewind.client.errors import (
+    ClientClosed,
+    ClusterNotReady,
+    DeadlineExceeded,
+    NodeUnavailable,
+    OutcomeUnknown,
+    Overloaded,
+    SharedConnectionError,
+    TradewindError,
+)
+from tradewind.client.stats import ClientStats, NodeStats
+
+__all__ = [
+    "CallOptions",
+    "ClientClosed",
+    "ClientStats",
+    "ClusterNotReady",
+    "DeadlineExceeded",
+    "NodeStats",
+    "NodeUnavailable",
+    "OutcomeUnknown",
+    "Overloaded",
+    "RedisCluster",
+    "SharedConnectionError",
+    "TradewindError",
+    "__version__",
+]

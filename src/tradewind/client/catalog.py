@@ -1,0 +1,158 @@
+"""What the server says about each command: whether it reads, blocks, and where its keys stand.
+
+Everything comes from the reply of `COMMAND` (flags and key specifications, Redis 7.0 and newer), so that no
+table of ours can grow old. Source of the format: https://redis.io/docs/latest/develop/reference/key-specs/
+"""
+
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
+
+# A command with none of these flags has no effect on the data set and may run again.
+EFFECT_FLAGS = frozenset({"write", "may_replicate", "admin", "pubsub"})
+
+# These change or depend on the connection, which other callers share. Each names what to use instead.
+CONNECTION_STATE_COMMANDS: Mapping[str, str] = {
+    "ASKING": "redirects are followed by the client",
+    "AUTH": "pass username and password, or a credential_provider, to the client",
+    "CLIENT REPLY": "replies are matched by position and cannot be switched off",
+    "CLIENT TRACKING": "the client decides about tracking",
+    "DISCARD": "use pipeline(transaction=True)",
+    "EXEC": "use pipeline(transaction=True)",
+    "HELLO": "pass protocol=2 or 3 to the client",
+    "MONITOR": "use a redis-py connection of its own",
+    "MULTI": "use pipeline(transaction=True)",
+    "PSUBSCRIBE": "use a subscription",
+    "PSYNC": "it is for replicas only",
+    "QUIT": "use aclose()",
+    "READONLY": "the client decides which node serves reads",
+    "READWRITE": "the client decides which node serves reads",
+    "RESET": "the connection is shared",
+    "SELECT": "a cluster has one database",
+    "SSUBSCRIBE": "use client.sharded_subscription()",
+    "SUBSCRIBE": "use a subscription",
+    "SYNC": "it is for replicas only",
+    "UNWATCH": "use pipeline(transaction=True)",
+    "WAIT": "it speaks of its own connection's writes only: use client.durable(replicas=N)",
+    "WAITAOF": "it speaks of its own connection's writes only: use client.durable(replicas=N)",
+    "WATCH": "use pipeline(transaction=True)",
+}
+
+
+class KeySpec(NamedTuple):
+    """One key specification: where the search begins and how the keys are found from there."""
+
+    keyword: str  # "" when the search begins at `begin`
+    begin: int
+    kind: str  # "range" or "keynum"
+    first: int  # range: last key; keynum: index of the count
+    step: int
+    extra: int  # range: limit; keynum: first key
+
+
+class CommandSpec(NamedTuple):
+    """What the client needs to know of one command."""
+
+    name: str
+    repeatable: bool
+    writes: bool
+    blocking: bool
+    first_key: int  # index in redis-py's args when there is exactly one simple key range, else 0
+    key_specs: tuple[KeySpec, ...]
+
+
+def parse_catalog(reply: Iterable[Any]) -> dict[str, CommandSpec]:
+    """Specs by name as redis-py writes it (`"GET"`, `"XINFO STREAM"`), from the raw reply of COMMAND."""
+    catalog: dict[str, CommandSpec] = {}
+    for entry in reply:
+        _add(catalog, entry)
+    return catalog
+
+
+def _add(catalog: dict[str, CommandSpec], entry: list[Any]) -> None:
+    name = _text(entry[0]).upper().replace("|", " ")
+    flags = frozenset(_text(flag) for flag in entry[2])
+    specs = tuple(spec for raw in entry[8] if (spec := _key_spec(_mapping(raw))) is not None)
+    catalog[name] = CommandSpec(
+        name=name,
+        repeatable="readonly" in flags or not flags & EFFECT_FLAGS,
+        writes="write" in flags or "may_replicate" in flags,
+        blocking="blocking" in flags,
+        first_key=_first_key(name, specs),
+        key_specs=specs,
+    )
+    for subcommand in entry[9]:
+        _add(catalog, subcommand)
+
+
+def _first_key(name: str, specs: tuple[KeySpec, ...]) -> int:
+    """The short path: one key, at a fixed place. Several keys need the check that they share a slot."""
+    if len(specs) != 1:
+        return 0
+    spec = specs[0]
+    if spec.keyword or spec.kind != "range" or spec.first != 0:
+        return 0
+    return spec.begin - name.count(" ")
+
+
+def _key_spec(raw: Mapping[str, Any]) -> KeySpec | None:
+    begin, find = _mapping(raw["begin_search"]), _mapping(raw["find_keys"])
+    begin_type, find_type = _text(begin["type"]), _text(find["type"])
+    if "unknown" in (begin_type, find_type):
+        return None
+    begin_spec, find_spec = _mapping(begin["spec"]), _mapping(find["spec"])
+    keyword = _text(begin_spec["keyword"]).upper() if begin_type == "keyword" else ""
+    start = int(begin_spec["startfrom"] if keyword else begin_spec["index"])
+    if find_type == "range":
+        last, step, limit = (int(find_spec[field]) for field in ("lastkey", "keystep", "limit"))
+        return KeySpec(keyword, start, "range", last, step, limit)
+    count, first, step = (int(find_spec[field]) for field in ("keynumidx", "firstkey", "keystep"))
+    return KeySpec(keyword, start, "keynum", count, step, first)
+
+
+def find_keys(spec: CommandSpec, args: tuple[Any, ...]) -> list[Any]:
+    """The keys among redis-py's args (whose first element may hold several words)."""
+    words = str(args[0]).count(" ")
+    argv = (*([None] * words), *args)
+    keys: list[Any] = []
+    for key_spec in spec.key_specs:
+        keys.extend(_keys_of(key_spec, argv))
+    return keys
+
+
+def _keys_of(spec: KeySpec, argv: tuple[Any, ...]) -> list[Any]:
+    begin = _begin(spec, argv)
+    if begin is None or begin >= len(argv):
+        return []
+    if spec.kind == "keynum":
+        count = int(argv[begin + spec.first])
+        first = begin + spec.extra
+        return list(argv[first : first + count * spec.step : spec.step])
+    if spec.first >= 0:
+        last = begin + spec.first
+    else:
+        last = len(argv) + spec.first
+        if spec.extra > 1:  # "limit": only the first 1/limit of the rest are keys (XREAD: keys then ids)
+            last = begin + (last - begin + 1) // spec.extra - 1
+    return list(argv[begin : last + 1 : spec.step])
+
+
+def _begin(spec: KeySpec, argv: tuple[Any, ...]) -> int | None:
+    if not spec.keyword:
+        return spec.begin
+    backwards = spec.begin < 0
+    indexes = range(len(argv) + spec.begin, 0, -1) if backwards else range(spec.begin, len(argv))
+    for index in indexes:
+        word = argv[index]
+        if isinstance(word, (str, bytes)) and _text(word).upper() == spec.keyword:
+            return index + 1
+    return None
+
+
+def _mapping(raw: Any) -> Mapping[str, Any]:
+    """A RESP3 map, or RESP2's flat list of pairs, with text keys."""
+    pairs = raw.items() if isinstance(raw, dict) else zip(raw[::2], raw[1::2], strict=True)
+    return {_text(key): value for key, value in pairs}
+
+
+def _text(value: Any) -> str:
+    return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)

@@ -1,0 +1,104 @@
+"""One command on its way: what is sent, who waits for it, and until when."""
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+import hiredis
+from redis.exceptions import DataError
+
+if TYPE_CHECKING:
+    from tradewind.client.commit import Committer
+    from tradewind.client.node import Node
+
+ASKING_PACKED = hiredis.pack_command(("ASKING",))
+
+
+class Command:
+    """A packed command and its waiter.
+
+    `repeatable` says whether it may be sent again after it was sent once without an answer (a read, or a write
+    that the caller marked idempotent). `deadline` is in seconds of the monotonic clock.
+    """
+
+    __slots__ = (
+        "asking",
+        "attempts",
+        "committer",
+        "created_s",
+        "deadline",
+        "future",
+        "name",
+        "packed",
+        "pinned",
+        "raw",
+        "repeatable",
+        "slot",
+    )
+
+    def __init__(
+        self,
+        name: str,
+        packed: bytes,
+        future: "asyncio.Future[Any]",
+        slot: int,
+        repeatable: bool,
+        created_s: float,
+        deadline: float,
+        pinned: "Node | None" = None,
+        raw: bool = False,
+    ) -> None:
+        self.name = name
+        self.packed = packed
+        self.future = future
+        self.slot = slot
+        self.repeatable = repeatable
+        self.created_s = created_s
+        self.deadline = deadline
+        self.pinned = pinned
+        self.raw = raw
+        self.asking = False
+        self.attempts = 0
+        self.committer: Committer | None = None
+
+    def fail(self, error: BaseException) -> None:
+        """Tell the waiter, unless it has gone or has been told already."""
+        if not self.future.done():
+            self.future.set_exception(error)
+
+    def __repr__(self) -> str:
+        return f"<Command {self.name} slot={self.slot} attempts={self.attempts}>"
+
+
+class _NobodyWaits:
+    """Stands where a future would: for commands that are sent for their effect on the connection."""
+
+    def done(self) -> bool:
+        return False
+
+    def set_result(self, _reply: object) -> None:
+        return None
+
+    def set_exception(self, _error: BaseException) -> None:
+        return None
+
+
+def asking_command() -> Command:
+    """ASKING, which must stand right before the command that it is for: it holds for one command only.
+
+    Source: Redis Cluster specification, "ASK redirection".
+    """
+    return Command("ASKING", ASKING_PACKED, _NobodyWaits(), -1, False, 0.0, float("inf"))  # type: ignore[arg-type]  # same three methods
+
+
+def pack(args: tuple[Any, ...]) -> bytes:
+    """RESP array of the arguments; the first may hold several words, as redis-py writes `"CLUSTER SLOTS"`.
+
+    Raises redis.DataError for an argument that is not bytes, str, int or float (the caller's mistake).
+    """
+    name = args[0]
+    if isinstance(name, str) and " " in name:
+        args = (*name.split(), *args[1:])
+    try:
+        return hiredis.pack_command(args)
+    except TypeError as error:
+        raise DataError(f"{name}: {error}; convert the argument to bytes, str, int or float first") from error

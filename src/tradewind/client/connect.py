@@ -1,0 +1,194 @@
+"""Opening a connection: dial, socket options, and the handshake (HELLO, AUTH, CLIENT SETNAME and SETINFO)."""
+
+import asyncio
+import socket
+import ssl
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import redis
+from redis.credentials import CredentialProvider
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import RedisError, ResponseError
+from redis.exceptions import TimeoutError as RedisTimeoutError
+
+from tradewind.client.command import Command, pack
+from tradewind.client.lane import Lane, LaneProtocol
+
+KEEPALIVE_OPTIONS: Mapping[str, int] = {"TCP_KEEPIDLE": 30, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 3}
+USER_TIMEOUT_MS = 15_000  # unacknowledged data this old ends the connection; the kernel's own default is ~15 minutes
+
+
+@dataclass(frozen=True)
+class ConnectionSettings:
+    """How every connection of a client is opened. `encoding` None leaves replies as bytes."""
+
+    protocol: int = 3
+    username: str | None = None
+    password: str | None = field(default=None, repr=False)
+    credential_provider: CredentialProvider | None = field(default=None, repr=False)
+    client_name: str | None = None
+    library: str = "tradewind"
+    library_version: str = ""
+    ssl_context: ssl.SSLContext | None = None
+    keepalive: bool = True
+    keepalive_options: Mapping[int, int | bytes] | None = None
+    encoding: str | None = None
+    encoding_errors: str = "strict"
+    connect_s: float = 5.0
+
+
+class ExclusiveOwner:
+    """Owner of a lane that one caller has for itself: everything is said to the command's own waiter.
+
+    Used for the handshake, blocking commands and durable batches. A lost connection fails each command with
+    ConnectionLost, which says whether it had been sent.
+    """
+
+    def on_answered(self, _lane: Lane, _count: int, _size_bytes: int) -> None:
+        return None
+
+    def on_error_reply(self, _lane: Lane, command: Command, error: Exception) -> None:
+        command.fail(error)
+
+    def on_lost(self, _lane: Lane, sent: list[Command], unsent: list[Command], error: Exception) -> None:
+        for command in sent:
+            command.fail(ConnectionLost(str(error), was_sent=True))
+        for command in unsent:
+            command.fail(ConnectionLost(str(error), was_sent=False))
+
+    def on_push(self, _lane: Lane, _message: list[Any]) -> None:
+        return None
+
+
+class ConnectionLost(RedisConnectionError):
+    """An exclusive connection ended; internal: callers see OutcomeUnknown, or the command is tried again."""
+
+    def __init__(self, message: str, *, was_sent: bool) -> None:
+        super().__init__(message)
+        self.was_sent = was_sent
+
+
+EXCLUSIVE_OWNER = ExclusiveOwner()
+
+
+def new_lane(host: str, port: int, settings: ConnectionSettings) -> Lane:
+    """A lane that is not connected yet."""
+    return Lane(
+        EXCLUSIVE_OWNER,
+        name=f"{host}:{port}",
+        call_soon=asyncio.get_running_loop().call_soon,
+        now=time.monotonic,
+        encoding=settings.encoding,
+        encoding_errors=settings.encoding_errors,
+    )
+
+
+async def open_lane(host: str, port: int, settings: ConnectionSettings) -> Lane:
+    """Connect, shake hands, and return an open lane, still owned by nobody.
+
+    Raises redis.ConnectionError (refused, closed, unresolvable, TLS), redis.TimeoutError (no answer within
+    `connect_s`) or redis.AuthenticationError, each naming the address. Nothing is left open on failure.
+    """
+    lane = new_lane(host, port, settings)
+    try:
+        async with asyncio.timeout(settings.connect_s):
+            transport, _ = await asyncio.get_running_loop().create_connection(
+                lambda: LaneProtocol(lane), host, port, ssl=settings.ssl_context
+            )
+            _set_socket_options(transport.get_extra_info("socket"), settings)
+            await _handshake(lane, settings)
+    except BaseException as error:
+        lane.close(RedisConnectionError(f"{lane.name}: connecting failed"))
+        explained = _explained(lane.name, error, settings)
+        if explained is error:
+            raise
+        raise explained from error
+    return lane
+
+
+def _explained(name: str, error: BaseException, settings: ConnectionSettings) -> BaseException:
+    """redis-py's class for what went wrong, with the address in the message."""
+    if isinstance(error, TimeoutError):
+        return RedisTimeoutError(f"{name}: no connection within {settings.connect_s:g} s")
+    if isinstance(error, OSError):
+        return RedisConnectionError(f"{name}: {error.strerror or error}")
+    if isinstance(error, RedisError) and name not in str(error):
+        return type(error)(f"{name}: {error}")
+    return error
+
+
+def _set_socket_options(sock: socket.socket, settings: ConnectionSettings) -> None:
+    """Keepalive finds a dead peer on an idle connection, the user timeout one that stopped acknowledging."""
+    if not settings.keepalive or sock.family not in (socket.AF_INET, socket.AF_INET6):
+        return
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    options = settings.keepalive_options
+    if options is None:
+        options = {getattr(socket, name): s for name, s in KEEPALIVE_OPTIONS.items() if hasattr(socket, name)}
+    for option, value in options.items():
+        sock.setsockopt(socket.IPPROTO_TCP, option, value)
+    if hasattr(socket, "TCP_USER_TIMEOUT"):
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, USER_TIMEOUT_MS)
+
+
+async def _handshake(lane: Lane, settings: ConnectionSettings) -> None:
+    credentials = await _credentials(settings)
+    required: list[tuple[Any, ...]] = []
+    if settings.protocol == 3:
+        full = ("default", *credentials) if len(credentials) == 1 else credentials
+        required.append(("HELLO", 3, "AUTH", *full) if credentials else ("HELLO", 3))
+    elif credentials:
+        required.append(("AUTH", *credentials))
+    if settings.client_name:
+        required.append(("CLIENT SETNAME", settings.client_name))
+    optional: list[tuple[Any, ...]] = [("CLIENT SETINFO", "LIB-NAME", settings.library)]  # since Redis 7.2
+    if settings.library_version:
+        optional.append(("CLIENT SETINFO", "LIB-VER", settings.library_version))
+    required_replies = [exclusive_submit(lane, args) for args in required]
+    optional_replies = [exclusive_submit(lane, args) for args in optional]
+    results = await asyncio.gather(*required_replies, *optional_replies, return_exceptions=True)
+    for result in results[: len(required)]:
+        if isinstance(result, BaseException):
+            raise result
+    for result in results[len(required) :]:
+        if isinstance(result, BaseException) and not isinstance(result, ResponseError):
+            raise result
+
+
+async def _credentials(settings: ConnectionSettings) -> tuple[str, ...]:
+    if settings.credential_provider is not None:
+        return tuple(await settings.credential_provider.get_credentials_async())  # type: ignore[arg-type]  # untyped in redis-py
+    if settings.username or settings.password:
+        return (settings.username or "default", settings.password or "")
+    return ()
+
+
+def exclusive_submit(
+    lane: Lane, args: tuple[Any, ...], *, raw: bool = False, deadline: float = float("inf")
+) -> "asyncio.Future[Any]":
+    """Send a command on a lane that the caller has for itself; the future gets the reply or the error."""
+    future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+    lane.submit(Command(str(args[0]), pack(args), future, -1, False, time.monotonic(), deadline, raw=raw))
+    return future
+
+
+def exclusive_request(lane: Lane, command: Command) -> "asyncio.Future[Any]":
+    """Send a caller's command on an exclusive lane; the future gets what the wire says, the caller's own does not.
+
+    So that the caller is told only when more than the reply is known: a barrier, or that trying again has no use.
+    """
+    future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+    shadow = Command(
+        command.name, command.packed, future, command.slot, False, command.created_s, float("inf"), raw=command.raw
+    )
+    shadow.asking, command.asking = command.asking, False
+    lane.submit(shadow)
+    return future
+
+
+def default_protocol() -> int:
+    """What redis-py speaks when nobody says otherwise: RESP3 since 8.0, RESP2 before."""
+    return int(getattr(redis.utils, "DEFAULT_RESP_VERSION", 2))

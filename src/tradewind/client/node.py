@@ -1,0 +1,349 @@
+"""One server as the client sees it: its lanes, its dedicated connections, its limits, its breaker.
+
+Owns every connection to the server. Commands that may share go to a lane when there is room, otherwise they wait
+in arrival order; what must not share borrows a dedicated connection, of which there is a bounded number. A dead
+server stops only what is meant for it: dials back off, its own queue waits, nothing else notices.
+"""
+
+import asyncio
+import random
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from redis.exceptions import RedisError
+
+from tradewind.client.command import ASKING_PACKED, Command
+from tradewind.client.connect import ConnectionSettings, open_lane
+from tradewind.client.dedicated import DedicatedConnections
+from tradewind.client.errors import ClientClosed, DeadlineExceeded, NodeUnavailable, OutcomeUnknown, Overloaded
+from tradewind.client.lane import Lane, LaneState
+from tradewind.client.policy import Limits, Timeouts, backoff_s
+from tradewind.client.stats import NodeStats
+from tradewind.client.topology import Endpoint
+
+SLOW_LANE_S = 0.1  # a lane that owes a reply for so long is passed by as long as another lane is quicker
+DIAL_BACKOFF_BASE_S = 0.05
+
+
+class NodeOwner(Protocol):
+    """Who decides what happens to a command that a node could not finish."""
+
+    def on_error_reply(self, node: "Node", command: Command, error: Exception) -> None:
+        """The server answered with an error."""
+
+    def on_lost(self, node: "Node", sent: list[Command], unsent: list[Command], error: Exception) -> None:
+        """A shared connection ended with these commands in it."""
+
+    def on_dial_failed(self, node: "Node", error: Exception) -> None:
+        """A connection could not be made."""
+
+    def on_suspect(self, node: "Node") -> None:
+        """The node owes replies and has been silent for a while: does it still own its slots?"""
+
+
+class Node:
+    """One server. Not thread safe; belongs to one event loop."""
+
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        *,
+        owner: NodeOwner,
+        limits: Limits,
+        timeouts: Timeouts,
+        settings: ConnectionSettings,
+        rng: random.Random,
+    ) -> None:
+        self.endpoint = endpoint
+        self.name = endpoint.name
+        self.role = "unknown"
+        self.in_flight = 0
+        self.in_flight_bytes = 0
+        self.waiting: deque[Command] = deque()
+        self.last_error = ""
+        self.dials = self.dial_failures = self.connections_lost = 0
+        self.waits = 0
+        self._owner = owner
+        self._limits = limits
+        self._timeouts = timeouts
+        self._settings = settings
+        self._rng = rng
+        self._lanes: list[Lane] = []
+        self._preferred: Lane | None = None
+        self._dial_tasks: set[asyncio.Task[None]] = set()
+        self._failures_in_a_row = 0
+        self._retry_timer: asyncio.TimerHandle | None = None
+        self._dial_permits = asyncio.Semaphore(limits.dials_max)
+        self.dedicated = DedicatedConnections(
+            self.name,
+            count_max=limits.dedicated_max,
+            idle_s_max=limits.dedicated_idle_s_max,
+            open_connection=self._open_dedicated,
+        )
+        self._closed = False
+
+    # -- shared lanes --------------------------------------------------------------------------------------------
+
+    def submit(self, command: Command) -> None:
+        """Send on a lane now if there is room, else wait in line. The waiter is told whatever happens."""
+        lane = self._preferred
+        if (
+            lane is not None
+            and not self.waiting
+            and self.in_flight < self._limits.in_flight_max
+            and self.in_flight_bytes < self._limits.in_flight_bytes_max
+        ):
+            self.in_flight += 1
+            self.in_flight_bytes += len(command.packed)
+            if command.asking:
+                self._count_asking()
+            lane.submit(command)
+            return
+        if self._closed:
+            command.fail(ClientClosed(f"{self.name}: the client is closed"))
+            return
+        self.waiting.append(command)
+        self.waits += 1
+        if lane is None:
+            self._ensure_lane()
+
+    def _admit_waiting(self) -> None:
+        """Give freed room to those who have waited longest."""
+        limits = self._limits
+        while self.waiting and self._preferred is not None:
+            if self.in_flight >= limits.in_flight_max or self.in_flight_bytes >= limits.in_flight_bytes_max:
+                return
+            command = self.waiting.popleft()
+            if command.future.done():
+                continue
+            self.in_flight += 1
+            self.in_flight_bytes += len(command.packed)
+            if command.asking:
+                self._count_asking()
+            self._preferred.submit(command)
+
+    def _count_asking(self) -> None:
+        """ASKING is a command of its own on the wire, with a reply of its own."""
+        self.in_flight += 1
+        self.in_flight_bytes += len(ASKING_PACKED)
+
+    def _ensure_lane(self) -> None:
+        """Start one dial, unless one is under way, the breaker is open, or nothing is missing."""
+        if self._closed or self._dial_tasks or self._retry_timer is not None:
+            return
+        if len(self._lanes) < self._limits.shared_lanes_max:
+            task = asyncio.get_running_loop().create_task(self._dial(), name=f"dial {self.name}")
+            self._dial_tasks.add(task)
+            task.add_done_callback(self._dial_tasks.discard)
+
+    async def _dial(self) -> None:
+        self.dials += 1
+        try:
+            lane = await open_lane(*self.endpoint, self._settings)
+        except (RedisError, OSError) as error:
+            self._dial_failed(error)
+            return
+        lane.owner = self
+        self._failures_in_a_row = 0
+        self._lanes.append(lane)
+        if lane.state is LaneState.CLOSED:  # lost between the handshake and now
+            self.on_lost(lane, [], [], NodeUnavailable(f"{self.name}: connection lost right after the handshake"))
+            return
+        self._choose_preferred()
+        self._admit_waiting()
+
+    def _dial_failed(self, error: Exception) -> None:
+        self.dial_failures += 1
+        self._failures_in_a_row += 1
+        self.last_error = str(error)
+        delay_s = backoff_s(self._failures_in_a_row, self._rng, DIAL_BACKOFF_BASE_S)
+        self._retry_timer = asyncio.get_running_loop().call_later(delay_s, self._retry_dial)
+        self._owner.on_dial_failed(self, error)
+
+    def _retry_dial(self) -> None:
+        self._retry_timer = None
+        if self.waiting and not self._lanes:
+            self._ensure_lane()
+
+    def _choose_preferred(self) -> None:
+        """The lane that new commands go to: the first one, unless it is stuck behind a slow reply."""
+        now_s = time.monotonic()
+        self._preferred = min(self._lanes, key=lambda lane: lane.silent_for_s(now_s) > SLOW_LANE_S, default=None)
+
+    # -- what lanes report ---------------------------------------------------------------------------------------
+
+    def on_answered(self, _lane: Lane, count: int, size_bytes: int) -> None:
+        self.in_flight -= count
+        self.in_flight_bytes -= size_bytes
+        if self.waiting:
+            self._admit_waiting()
+
+    def on_error_reply(self, _lane: Lane, command: Command, error: Exception) -> None:
+        if command.name != "ASKING":
+            self._owner.on_error_reply(self, command, error)
+
+    def on_lost(self, lane: Lane, sent: list[Command], unsent: list[Command], error: Exception) -> None:
+        if lane in self._lanes:
+            self._lanes.remove(lane)
+            self.connections_lost += 1
+        self.last_error = str(error)
+        self.in_flight -= len(sent) + len(unsent)
+        self.in_flight_bytes -= sum(len(command.packed) for command in (*sent, *unsent))
+        self._choose_preferred()
+        self._owner.on_lost(
+            self, [c for c in sent if c.name != "ASKING"], [c for c in unsent if c.name != "ASKING"], error
+        )
+        if self.waiting and self._preferred is None:
+            self._ensure_lane()
+
+    def on_push(self, _lane: Lane, _message: list[Any]) -> None:
+        return None
+
+    # -- dedicated connections -----------------------------------------------------------------------------------
+
+    async def _open_dedicated(self) -> Lane:
+        self.dials += 1
+        try:
+            async with self._dial_permits:
+                return await open_lane(*self.endpoint, self._settings)
+        except (RedisError, OSError) as error:
+            self.dial_failures += 1
+            self.last_error = str(error)
+            self._owner.on_dial_failed(self, error)
+            raise
+
+    # -- the watchdog --------------------------------------------------------------------------------------------
+
+    @property
+    def connected(self) -> bool:
+        """A shared lane is open."""
+        return self._preferred is not None
+
+    @property
+    def busy(self) -> bool:
+        """Somebody still needs this node."""
+        return bool(self.in_flight or self.waiting or self.dedicated.count > self.dedicated.idle or self._dial_tasks)
+
+    @property
+    def active(self) -> bool:
+        """Something here has a deadline."""
+        return bool(self.in_flight or self.waiting or self.dedicated.idle)
+
+    def expired(self, now_s: float) -> list[Command]:
+        """Commands whose deadline has passed and whose callers still wait."""
+        queues = [self.waiting, *(lane.in_flight for lane in self._lanes)]
+        return [c for queue in queues for c in queue if c.deadline <= now_s and not c.future.done()]
+
+    def tick(self, now_s: float) -> None:
+        """Look after the lanes: silence, slowness, idle connections. Called a few times a second."""
+        for lane in list(self._lanes):
+            silent_s = lane.silent_for_s(now_s)
+            if silent_s > self._timeouts.silence_s:
+                lane.close(DeadlineExceeded(f"{lane.name}: no reply for {silent_s:.1f} s, connection given up"))
+            elif silent_s > self._timeouts.suspect_s:
+                self._owner.on_suspect(self)
+        self._choose_preferred()
+        if self._preferred is not None and self._preferred.silent_for_s(now_s) > SLOW_LANE_S:
+            self._ensure_lane()
+        self.dedicated.close_idle(now_s)
+
+    def expire(self, now_s: float, stalled_s: float) -> None:
+        """Tell the callers whose time is over. To be called once the sockets have been drained again."""
+        for command in self.waiting:
+            if command.deadline <= now_s:
+                command.fail(self._waited_too_long())
+        self.waiting = deque(command for command in self.waiting if not command.future.done())
+        for command in self.expired(now_s):
+            command.fail(self._unanswered(command, stalled_s))
+
+    def _waited_too_long(self) -> Exception:
+        limits = self._limits
+        if self._preferred is None:
+            return NodeUnavailable(
+                f"{self.name}: no connection before the deadline ({len(self.waiting)} waiting, "
+                f"{self.dials} dials, {self.dial_failures} failed); last error: {self.last_error or 'none'}"
+            )
+        return Overloaded(
+            f"{self.name}: waited for room until the deadline: {self.in_flight} of at most {limits.in_flight_max} "
+            f"commands and {self.in_flight_bytes} of {limits.in_flight_bytes_max} bytes in flight, "
+            f"{len(self.waiting)} waiting, oldest {self.oldest_wait_s(time.monotonic()):.2f} s; nothing was sent"
+        )
+
+    def _unanswered(self, command: Command, stalled_s: float) -> Exception:
+        phase = f"; this process's event loop stalled for {stalled_s:.2f} s" if stalled_s else ""
+        text = f"{self.name}: {command.name} was sent and not answered before its deadline"
+        if command.repeatable:
+            return DeadlineExceeded(f"{text} ({self.in_flight} in flight){phase}")
+        return OutcomeUnknown(f"{text}: it may have run, once ({self.in_flight} in flight){phase}")
+
+    def oldest_wait_s(self, now_s: float) -> float:
+        """Age of the command that has waited longest for room or a connection."""
+        return now_s - self.waiting[0].created_s if self.waiting else 0.0
+
+    def is_silent(self, now_s: float) -> bool:
+        """Owes replies and has said nothing for longer than is normal."""
+        return any(lane.silent_for_s(now_s) > self._timeouts.suspect_s for lane in self._lanes)
+
+    def take_waiting(self, wanted: Callable[[Command], bool] = lambda _command: True) -> list[Command]:
+        """Those in line who are `wanted`, for somebody else to serve; the others stay."""
+        commands = [command for command in self.waiting if not command.future.done()]
+        self.waiting = deque(command for command in commands if not wanted(command))
+        return [command for command in commands if wanted(command)]
+
+    # -- the end -------------------------------------------------------------------------------------------------
+
+    def drop_connections(self, error: Exception) -> None:
+        """Close the shared lanes; what was in them goes to the owner."""
+        for lane in list(self._lanes):
+            lane.close(error)
+
+    def forget(self) -> None:
+        """The node has left the cluster and nobody needs it: close its connections."""
+        self._closed = True
+        if self._retry_timer is not None:
+            self._retry_timer.cancel()
+            self._retry_timer = None
+        left = ClientClosed(f"{self.name}: the node has left the cluster")
+        self.drop_connections(left)
+        self.dedicated.close()
+
+    async def aclose(self) -> None:
+        """Close every connection. Whoever still waits is told ClientClosed, or OutcomeUnknown for sent writes."""
+        self._closed = True
+        tasks = list(self._dial_tasks)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        self.forget()
+        closed = ClientClosed(f"{self.name}: the client is closed")
+        for command in self.take_waiting():
+            command.fail(closed)
+
+    def stats(self, now_s: float) -> NodeStats:
+        """This node now."""
+        return NodeStats(
+            name=self.name,
+            role=self.role,
+            lanes=len(self._lanes),
+            dedicated=self.dedicated.count,
+            connections_max=self._limits.connections_max,
+            in_flight=self.in_flight,
+            in_flight_max=self._limits.in_flight_max,
+            in_flight_bytes=self.in_flight_bytes,
+            waiting=len(self.waiting),
+            waiting_dedicated=self.dedicated.waiting,
+            oldest_wait_s=self.oldest_wait_s(now_s),
+            waits=self.waits,
+            dials=self.dials,
+            dial_failures=self.dial_failures,
+            connections_lost=self.connections_lost,
+            last_error=self.last_error,
+        )
+
+    def __repr__(self) -> str:
+        return (
+            f"<Node {self.name} {self.role} lanes={len(self._lanes)} dedicated={self.dedicated.count} "
+            f"of={self._limits.connections_max} in_flight={self.in_flight} waiting={len(self.waiting)}>"
+        )
