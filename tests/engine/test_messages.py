@@ -1,0 +1,118 @@
+from typing import get_args
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tradewind.engine import messages
+from tradewind.engine.messages import (
+    Answer,
+    Close,
+    CloseAll,
+    Command,
+    Deposit,
+    Event,
+    OpenAccount,
+    OrderRejected,
+    Place,
+    RejectReason,
+    decode_answer,
+    decode_command,
+    decode_event,
+    encode,
+    fingerprint,
+)
+
+ids = st.text(st.characters(min_codepoint=32, max_codepoint=126), min_size=1, max_size=64).filter(
+    lambda text: not text.startswith("quote:")
+)
+accounts = st.from_regex(r"\A[A-Za-z0-9_.\-]{1,64}\Z")
+numbers = st.integers(-(2**53), 2**53)
+names = {"account": accounts, "id": ids, "reply_to": st.text(max_size=20)}
+sides = st.sampled_from(["buy", "sell"])
+
+commands = st.one_of(
+    st.builds(OpenAccount, leverage=numbers, **names),
+    st.builds(Deposit, amount=numbers, **names),
+    st.builds(Place, symbol=st.text(max_size=9), side=sides, volume=numbers, **names),
+    st.builds(Close, position=st.text(max_size=20), volume=st.none() | numbers, **names),
+    st.builds(CloseAll, symbol=st.none() | st.text(max_size=9), side=st.none() | sides, **names),
+)
+
+ORDER = Place(account="A1", id="o-1", symbol="EURUSD", side="buy", volume=1_000)
+
+
+@given(commands)
+def test_commands_survive_the_wire(command: Command) -> None:
+    assert decode_command(encode(command)) == command
+
+
+@given(st.one_of([st.from_type(kind) for kind in get_args(Event)]))
+def test_events_survive_the_wire(event: Event) -> None:
+    assert decode_event(encode(event)) == event
+
+
+@given(st.from_type(Answer))
+def test_answers_survive_the_wire(answer: Answer) -> None:
+    assert decode_answer(encode(answer)) == answer
+
+
+def test_messages_are_readable_and_leave_out_defaults() -> None:
+    expected = b'{"type":"place","account":"A1","id":"o-1","symbol":"EURUSD","side":"buy","volume":1000}'
+    assert encode(ORDER) == expected
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"id": ""},
+        {"id": "x" * 65},
+        {"id": "line\n"},
+        {"id": "größer"},
+        {"id": "quote:EURUSD:1"},
+        {"account": "a/b"},
+        {"account": "{p1}"},
+        {"account": ""},
+        {"side": "long"},
+        {"volume": 1000.5},
+        {"volume": True},
+        {"kind": "limit"},
+        {"stop_loss": 112_000},
+        {"type": "cancel"},
+    ],
+    ids=str,
+)
+def test_a_malformed_command_is_refused_and_not_guessed(change: dict[str, object]) -> None:
+    body = msgspec.json.decode(encode(ORDER)) | change
+    with pytest.raises(msgspec.ValidationError):
+        decode_command(encode(body))
+
+
+def test_an_event_of_a_newer_version_is_refused_and_not_half_applied() -> None:
+    rejected = OrderRejected(
+        account="A1", at_ms=1, cause="o-1", command="place", reason=RejectReason.NO_QUOTE, text="."
+    )
+    body = msgspec.json.decode(encode(rejected)) | {"fee": 12}
+    with pytest.raises(msgspec.ValidationError, match="fee"):
+        decode_event(encode(body))
+
+
+def test_the_fingerprint_is_of_what_was_asked_not_of_who_asked() -> None:
+    again = msgspec.structs.replace(ORDER, reply_to="another-process")
+    larger = msgspec.structs.replace(ORDER, volume=2_000)
+    assert fingerprint(ORDER) == fingerprint(again) != fingerprint(larger)
+    assert len(fingerprint(ORDER)) == 16
+
+
+@given(commands, commands)
+def test_fingerprints_differ_when_bodies_differ(one: Command, other: Command) -> None:
+    bodies = [msgspec.structs.replace(command, reply_to="") for command in (one, other)]
+    assert (fingerprint(one) == fingerprint(other)) == (bodies[0] == bodies[1])
+
+
+def test_every_reason_has_a_sentence_of_its_own() -> None:
+    sentences = [reason.sentence for reason in RejectReason]
+    assert len(set(sentences)) == len(RejectReason)
+    assert all(sentence.endswith(".") for sentence in sentences)
+    assert set(messages._SENTENCES) == set(RejectReason)
