@@ -59,7 +59,9 @@ class RedisCluster(redis.asyncio.RedisCluster):
         **kwargs: Any,
     ) -> None:
         if kwargs.get("read_from_replicas") or kwargs.get("load_balancing_strategy"):
-            raise RedisClusterException("reading from replicas is not available in this release; leave the option out")
+            raise RedisClusterException(
+                "reading from replicas is not available in this release; leave the option out"
+            )
         self._retry_always = retry == "always"
         super().__init__(*args, retry=None if isinstance(retry, str) else retry, **kwargs)
         timeout = self.connection_kwargs["socket_timeout"]
@@ -125,7 +127,10 @@ class RedisCluster(redis.asyncio.RedisCluster):
         self._short_path = {
             name: (spec.first_key, spec.repeatable)
             for name, spec in catalog.items()
-            if spec.first_key > 0 and not spec.blocking and " " not in name and name not in CONNECTION_STATE_COMMANDS
+            if spec.first_key > 0
+            and not spec.blocking
+            and " " not in name
+            and name not in CONNECTION_STATE_COMMANDS
         }
 
     async def aclose(self) -> None:
@@ -144,7 +149,8 @@ class RedisCluster(redis.asyncio.RedisCluster):
         connections; they only name servers."""
         manager = self.nodes_manager
         nodes = {
-            endpoint.name: manager.nodes_cache.get(endpoint.name) or ClusterNode(*endpoint, **self.connection_kwargs)
+            endpoint.name: manager.nodes_cache.get(endpoint.name)
+            or ClusterNode(*endpoint, **self.connection_kwargs)
             for endpoint, _ in slot_map.endpoints()
         }
         for endpoint, is_primary in slot_map.endpoints():
@@ -210,9 +216,15 @@ class RedisCluster(redis.asyncio.RedisCluster):
             owner = self.nodes_manager.slots_cache.get(slot)
             return self._result(spec.name, {owner[0].name if owner else "": reply}, options)
         if not nodes:
-            raise RedisClusterException(f"no node of the cluster matches target_nodes={target_nodes!r} for {spec.name}")
-        replies = await asyncio.gather(*(self._run(spec, args, -1, node, dict(options), call) for node in nodes))
-        return self._result(spec.name, dict(zip([node.name for node in nodes], replies, strict=True)), options)
+            raise RedisClusterException(
+                f"no node of the cluster matches target_nodes={target_nodes!r} for {spec.name}"
+            )
+        replies = await asyncio.gather(
+            *(self._run(spec, args, -1, node, dict(options), call) for node in nodes)
+        )
+        return self._result(
+            spec.name, dict(zip([node.name for node in nodes], replies, strict=True)), options
+        )
 
     def _spec(self, args: tuple[Any, ...]) -> CommandSpec:
         """What is known of the command. One that the server does not list is treated as a write without keys."""
@@ -225,7 +237,9 @@ class RedisCluster(redis.asyncio.RedisCluster):
             spec = self._catalog.get(name.split(" ")[0]) or CommandSpec(name, False, True, False, 0, ())
         hint = CONNECTION_STATE_COMMANDS.get(spec.name) or CONNECTION_STATE_COMMANDS.get(name)
         if hint is not None:
-            raise SharedConnectionError(f"{spec.name} is not possible on a connection that many callers share: {hint}")
+            raise SharedConnectionError(
+                f"{spec.name} is not possible on a connection that many callers share: {hint}"
+            )
         return spec
 
     def _nodes_for(self, spec: CommandSpec, target_nodes: Any) -> list[Node] | None:
@@ -288,7 +302,9 @@ class RedisCluster(redis.asyncio.RedisCluster):
         raw = bool(options.pop(NEVER_DECODE, False))
         repeatable = spec.repeatable or call.idempotent
         packed = self._pack(args)
-        command = Command(spec.name, packed, self._loop_future(), slot, repeatable, now_s, now_s + timeout_s, node, raw)
+        command = Command(
+            spec.name, packed, self._loop_future(), slot, repeatable, now_s, now_s + timeout_s, node, raw
+        )
         empty = options.pop(EMPTY_RESPONSE, None)
         options.pop("keys", None)
         try:

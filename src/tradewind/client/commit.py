@@ -123,7 +123,9 @@ class Committer:
         for command, reply in zip(batch, replies, strict=True):
             if not reply.done():
                 reply.cancel()
-                self._router.lost(node.name, command, failure or RuntimeError("no reply before the barrier's"))
+                self._router.lost(
+                    node.name, command, failure or RuntimeError("no reply before the barrier's")
+                )
                 continue
             error = reply.exception()
             if isinstance(error, ConnectionLost):

@@ -18,7 +18,9 @@ from tradewind.client.command import Command, pack
 from tradewind.client.lane import Lane, LaneProtocol
 
 KEEPALIVE_OPTIONS: Mapping[str, int] = {"TCP_KEEPIDLE": 30, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 3}
-USER_TIMEOUT_MS = 15_000  # unacknowledged data this old ends the connection; the kernel's own default is ~15 minutes
+USER_TIMEOUT_MS = (
+    15_000  # unacknowledged data this old ends the connection; the kernel's own default is ~15 minutes
+)
 
 
 @dataclass(frozen=True)
@@ -182,7 +184,14 @@ def exclusive_request(lane: Lane, command: Command) -> "asyncio.Future[Any]":
     """
     future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
     shadow = Command(
-        command.name, command.packed, future, command.slot, False, command.created_s, float("inf"), raw=command.raw
+        command.name,
+        command.packed,
+        future,
+        command.slot,
+        False,
+        command.created_s,
+        float("inf"),
+        raw=command.raw,
     )
     shadow.asking, command.asking = command.asking, False
     lane.submit(shadow)

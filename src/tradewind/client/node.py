@@ -17,7 +17,13 @@ from redis.exceptions import RedisError
 from tradewind.client.command import ASKING_PACKED, Command
 from tradewind.client.connect import ConnectionSettings, open_lane
 from tradewind.client.dedicated import DedicatedConnections
-from tradewind.client.errors import ClientClosed, DeadlineExceeded, NodeUnavailable, OutcomeUnknown, Overloaded
+from tradewind.client.errors import (
+    ClientClosed,
+    DeadlineExceeded,
+    NodeUnavailable,
+    OutcomeUnknown,
+    Overloaded,
+)
 from tradewind.client.lane import Lane, LaneState
 from tradewind.client.policy import Limits, Timeouts, backoff_s
 from tradewind.client.stats import NodeStats
@@ -149,7 +155,9 @@ class Node:
         self._failures_in_a_row = 0
         self._lanes.append(lane)
         if lane.state is LaneState.CLOSED:  # lost between the handshake and now
-            self.on_lost(lane, [], [], NodeUnavailable(f"{self.name}: connection lost right after the handshake"))
+            self.on_lost(
+                lane, [], [], NodeUnavailable(f"{self.name}: connection lost right after the handshake")
+            )
             return
         self._choose_preferred()
         self._admit_waiting()
@@ -170,7 +178,9 @@ class Node:
     def _choose_preferred(self) -> None:
         """The lane that new commands go to: the first one, unless it is stuck behind a slow reply."""
         now_s = time.monotonic()
-        self._preferred = min(self._lanes, key=lambda lane: lane.silent_for_s(now_s) > SLOW_LANE_S, default=None)
+        self._preferred = min(
+            self._lanes, key=lambda lane: lane.silent_for_s(now_s) > SLOW_LANE_S, default=None
+        )
 
     # -- what lanes report ---------------------------------------------------------------------------------------
 
@@ -224,7 +234,9 @@ class Node:
     @property
     def busy(self) -> bool:
         """Somebody still needs this node."""
-        return bool(self.in_flight or self.waiting or self.dedicated.count > self.dedicated.idle or self._dial_tasks)
+        return bool(
+            self.in_flight or self.waiting or self.dedicated.count > self.dedicated.idle or self._dial_tasks
+        )
 
     @property
     def active(self) -> bool:
@@ -241,7 +253,9 @@ class Node:
         for lane in list(self._lanes):
             silent_s = lane.silent_for_s(now_s)
             if silent_s > self._timeouts.silence_s:
-                lane.close(DeadlineExceeded(f"{lane.name}: no reply for {silent_s:.1f} s, connection given up"))
+                lane.close(
+                    DeadlineExceeded(f"{lane.name}: no reply for {silent_s:.1f} s, connection given up")
+                )
             elif silent_s > self._timeouts.suspect_s:
                 self._owner.on_suspect(self)
         self._choose_preferred()

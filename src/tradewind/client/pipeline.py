@@ -72,7 +72,9 @@ class Pipeline(ClusterPipeline):
 
     def multi(self) -> None:
         """Transactions are not part of this release."""
-        raise RedisClusterException("transactions are not available in this release; use a script or a function")
+        raise RedisClusterException(
+            "transactions are not available in this release; use a script or a function"
+        )
 
     async def watch(self, *names: Any) -> bool:
         """Transactions are not part of this release."""
@@ -86,4 +88,3 @@ class Pipeline(ClusterPipeline):
 
     def __bool__(self) -> bool:
         return True
-

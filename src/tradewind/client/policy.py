@@ -96,7 +96,9 @@ BACKOFF_BASE_S = 0.01
 BACKOFF_CAP_S = 1.0
 
 
-def backoff_s(attempt: int, rng: random.Random, base_s: float = BACKOFF_BASE_S, cap_s: float = BACKOFF_CAP_S) -> float:
+def backoff_s(
+    attempt: int, rng: random.Random, base_s: float = BACKOFF_BASE_S, cap_s: float = BACKOFF_CAP_S
+) -> float:
     """Exponential backoff with full jitter: uniform in [0, min(cap, base * 2**attempt)].
 
     Source: M. Brooker, "Exponential Backoff And Jitter", AWS Architecture Blog, 2015.

@@ -136,7 +136,9 @@ class Router:
                 f"{type(error).__name__} {error}; the nodes do not agree on who owns slot {command.slot}"
             ) from error
         if not 0 <= error.slot_id < SLOT_COUNT:
-            raise ResponseError(f"{node.name}: redirected for slot {error.slot_id}, which does not exist") from error
+            raise ResponseError(
+                f"{node.name}: redirected for slot {error.slot_id}, which does not exist"
+            ) from error
         target = self.node(resolve_endpoint(error.host, error.port, node.endpoint, self._address_remap))
         command.asking = verdict is Verdict.ASK
         if command.asking:
@@ -244,13 +246,19 @@ class Router:
         """Have the map refreshed, at most once in `refresh_interval_s`; returns at once."""
         if self._closed or self._refresh_task is not None or self._refresh_timer is not None:
             return
-        wait_s = self._refreshed_s + self.timeouts.refresh_interval_s * self._rng.uniform(1.0, 1.2) - time.monotonic()
+        wait_s = (
+            self._refreshed_s
+            + self.timeouts.refresh_interval_s * self._rng.uniform(1.0, 1.2)
+            - time.monotonic()
+        )
         self._refresh_timer = asyncio.get_running_loop().call_later(max(0.0, wait_s), self._start_refresh)
 
     def _start_refresh(self) -> None:
         self._refresh_timer = None
         if self._refresh_task is None and not self._closed:
-            self._refresh_task = asyncio.get_running_loop().create_task(self._refresh_and_rearm(), name="refresh")
+            self._refresh_task = asyncio.get_running_loop().create_task(
+                self._refresh_and_rearm(), name="refresh"
+            )
 
     async def _refresh_and_rearm(self) -> None:
         try:
@@ -317,7 +325,9 @@ class Router:
         for endpoint, node in list(self.nodes.items()):
             node.role = "primary" if roles.get(endpoint) else "replica" if endpoint in roles else "unknown"
             if not roles.get(endpoint) and node.is_silent(now_s):
-                node.drop_connections(RedisConnectionError(f"{node.name}: silent, and it owns no slots any more"))
+                node.drop_connections(
+                    RedisConnectionError(f"{node.name}: silent, and it owns no slots any more")
+                )
             if endpoint not in roles and endpoint not in self.seeds and not node.busy:
                 del self.nodes[endpoint]
                 node.forget()

@@ -181,4 +181,3 @@ class ShardedSubscription:
 
 def _bytes(value: Any) -> bytes:
     return value.encode() if isinstance(value, str) else bytes(value)
-

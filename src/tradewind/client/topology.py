@@ -63,7 +63,9 @@ def parse_cluster_slots(reply: Iterable[Any], asked: Endpoint, remap: AddressRem
     try:
         return SlotMap(tuple(_range(item, asked, remap) for item in reply))
     except (TypeError, IndexError, ValueError) as error:
-        raise ValueError(f"{asked.name}: CLUSTER SLOTS answered in a form that is not understood: {error}") from error
+        raise ValueError(
+            f"{asked.name}: CLUSTER SLOTS answered in a form that is not understood: {error}"
+        ) from error
 
 
 def _range(item: Any, asked: Endpoint, remap: AddressRemap | None) -> SlotRange:
