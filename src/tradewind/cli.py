@@ -11,9 +11,9 @@ if TYPE_CHECKING:
 EXIT_FAILED = 1
 EXIT_INTERRUPTED = 130  # as shells report a program that Ctrl-C ended
 
-# name -> module:attribute of its cyclopts App or function
+# name -> (module:attribute of its cyclopts App or function, its line in the list of commands)
 COMMANDS = {
-    "cluster": "tradewind.ops.cluster_command:app",
+    "cluster": ("tradewind.ops.cluster_command:app", "A local cluster: start, stop, status."),
 }
 
 HELP = """Orders through a Redis or Valkey Cluster: none lost, none doubled.
@@ -43,8 +43,8 @@ def build_app() -> "App":
     from cyclopts import App
 
     app = App(name="tradewind", help=HELP, version=__version__)
-    for name, target in COMMANDS.items():
-        app.command(target, name=name)
+    for name, (target, summary) in COMMANDS.items():
+        app.command(target, name=name, help=summary)
     return app
 
 

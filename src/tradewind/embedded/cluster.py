@@ -101,6 +101,8 @@ class EmbeddedCluster:
     @property
     def url(self) -> str:
         """Of the first node; a cluster client finds the others through it."""
+        if not self._nodes:
+            raise self._not_started()
         return f"redis://{HOST}:{self._nodes[0].port}"
 
     @property
@@ -137,11 +139,13 @@ class EmbeddedCluster:
         """Stop every server and the guardian, remove a temporary folder. Does nothing when stopped."""
         keeper, folder = self._keeper, self._folder
         self._keeper, self._folder, self._nodes = None, None, []
-        if keeper is not None:
-            await asyncio.to_thread(keeper.stop)
-        if folder is not None:
-            folder.unlock()
-            folder.remove()
+        try:
+            if keeper is not None:
+                await asyncio.to_thread(keeper.stop)
+        finally:
+            if folder is not None:
+                folder.unlock()
+                folder.remove()
 
     async def detach(self) -> None:
         """Let the cluster outlive this process; `detached.stop_cluster` ends it.
@@ -198,8 +202,9 @@ class EmbeddedCluster:
         folder = self._running_folder()
         old_ports = description.ports if description else ()
         ports = _ports_to_use(self.options.node_count, old_ports)
-        if description is not None:
-            folder.move_ports(dict(zip(old_ports, ports, strict=True)))
+        formed = description is not None and description.formed
+        if formed:
+            folder.move_to(ports)
         for index, port in enumerate(ports):
             node_folder = folder.node_folder(index)
             node_folder.mkdir(exist_ok=True)
@@ -210,7 +215,7 @@ class EmbeddedCluster:
             self.options.primaries,
             self.options.replicas_per_primary,
             tuple(ports),
-            formed=description is not None and description.formed,
+            formed,
         )
         folder.describe(fresh)
         return fresh
@@ -298,13 +303,16 @@ class EmbeddedCluster:
 
     def _running_keeper(self) -> Keeper:
         if self._keeper is None:
-            raise EmbeddedError(f"{self!r} is not started: start it first")
+            raise self._not_started()
         return self._keeper
 
     def _running_folder(self) -> DataFolder:
         if self._folder is None:
-            raise EmbeddedError(f"{self!r} is not started: start it first")
+            raise self._not_started()
         return self._folder
+
+    def _not_started(self) -> EmbeddedError:
+        return EmbeddedError(f"{self!r} is not started: start it first")
 
 
 def _listed(ports: Sequence[int]) -> str:

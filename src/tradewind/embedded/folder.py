@@ -12,18 +12,19 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from tradewind.embedded.errors import DataFolderInUse, DataFolderUnusable
 from tradewind.embedded.options import ClusterOptions
+from tradewind.embedded.ports import BUS_PORT_OFFSET
 
 TEMPORARY_PREFIX = "tradewind-cluster-"
 FORMAT_VERSION = 1
 
 # The address of a node in nodes.conf: `127.0.0.1:7000@17000`, followed by a comma or a space.
-_ADDRESS = re.compile(r"(?<=:)(\d+)@(\d+)(?=[, ])")
+_ADDRESS = re.compile(r":\d+@\d+(?=[, ])")
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,12 +116,8 @@ class DataFolder:
 
     def describe(self, description: Description) -> None:
         """Replace cluster.json in one step."""
-        path = self.path / "cluster.json"
-        fresh = path.with_suffix(".json.new")
-        fresh.write_text(
-            json.dumps({"format": FORMAT_VERSION, **asdict(description)}) + "\n", encoding="utf-8"
-        )
-        fresh.replace(path)
+        text = json.dumps({"format": FORMAT_VERSION, **asdict(description)}) + "\n"
+        _replace(self.path / "cluster.json", text)
 
     def mark_formed(self, description: Description) -> None:
         self.describe(replace(description, formed=True))
@@ -132,25 +129,59 @@ class DataFolder:
         for index in range(count):
             shutil.rmtree(self.node_folder(index), ignore_errors=True)
 
-    def move_ports(self, ports: Mapping[int, int]) -> None:
-        """Give each node its new port (old -> new) in every nodes.conf, while no server runs.
+    def move_to(self, ports: Sequence[int]) -> None:
+        """Write the port of each node, by its index, into every nodes.conf, while no server runs.
 
-        Otherwise the nodes would look for each other at ports that belong to strangers now.
+        Otherwise the nodes would look for each other at ports that belong to strangers now. Goes by
+        the nodes' ids, so that it makes no difference what was written there before.
+
+        :raises DataFolderUnusable: a node has lost its nodes.conf
         """
-        for configuration in sorted(self.path.glob("node-*/nodes.conf")):
-            text = configuration.read_text(encoding="utf-8")
-            configuration.write_text(with_moved_ports(text, ports), encoding="utf-8")
+        files = [self.node_folder(index) / "nodes.conf" for index in range(len(ports))]
+        texts = [_nodes_conf(file) for file in files]
+        port_by_id = {own_id(text): port for text, port in zip(texts, ports, strict=True)}
+        for file, text in zip(files, texts, strict=True):
+            _replace(file, with_ports(text, port_by_id))
 
 
-def with_moved_ports(nodes_conf: str, ports: Mapping[int, int]) -> str:
-    """The text of nodes.conf with each client port, and its bus port at the same distance, replaced."""
+def _nodes_conf(file: Path) -> str:
+    try:
+        text = file.read_text(encoding="utf-8")
+        own_id(text)
+    except (OSError, ValueError) as error:
+        raise DataFolderUnusable(
+            f"{file} is missing or damaged ({error}): without it {file.parent.name} is not part "
+            "of the cluster; choose another folder"
+        ) from error
+    return text
 
-    def moved(match: re.Match[str]) -> str:
-        port, bus_port = int(match[1]), int(match[2])
-        new_port = ports.get(port, port)
-        return f"{new_port}@{bus_port - port + new_port}"
 
-    return _ADDRESS.sub(moved, nodes_conf)
+def _replace(file: Path, text: str) -> None:
+    """Write the file in one step: a crash leaves the old one or the new one."""
+    fresh = file.with_name(f"{file.name}.new")
+    fresh.write_text(text, encoding="utf-8")
+    fresh.replace(file)
+
+
+def own_id(nodes_conf: str) -> str:
+    """The id of the node whose nodes.conf this is."""
+    for line in nodes_conf.splitlines():
+        words = line.split()
+        if len(words) > 2 and "myself" in words[2].split(","):
+            return words[0]
+    raise ValueError("no line with the flag myself")
+
+
+def with_ports(nodes_conf: str, port_by_id: Mapping[str, int]) -> str:
+    """The text of nodes.conf with the client port and the bus port of each node that is listed."""
+
+    def moved(line: str) -> str:
+        port = port_by_id.get(line.partition(" ")[0])
+        if port is None:
+            return line
+        return _ADDRESS.sub(f":{port}@{port + BUS_PORT_OFFSET}", line, count=1)
+
+    return "".join(map(moved, nodes_conf.splitlines(keepends=True)))
 
 
 def read_description(path: Path) -> Description | None:
