@@ -299,3 +299,17 @@ async def test_a_cluster_that_is_not_started_says_so():
 async def test_a_temporary_cluster_cannot_be_detached(cluster):
     with pytest.raises(EmbeddedError, match="give it a data folder"):
         await cluster.detach()
+
+
+async def test_a_server_that_dies_while_the_cluster_forms_is_one_error():
+    victims: list[int] = []
+
+    def kill_one_when_forming(step: str) -> None:
+        if step == "forming the cluster":
+            victims.append(cluster.nodes[5].pid)
+            os.kill(victims[0], signal.SIGKILL)
+
+    cluster = EmbeddedCluster(progress=kill_one_when_forming)
+    with pytest.raises(ClusterStartFailed, match=r"cannot be formed on ports|node-6 on port \d+ ended"):
+        await cluster.start()
+    assert len(victims) == 1

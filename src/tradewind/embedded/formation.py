@@ -77,7 +77,16 @@ async def form(ports: Sequence[int], primaries: int, deadline: Deadline) -> None
     """Give empty servers their slots, let them meet, and make the later ones replicas.
 
     The first `primaries` ports share the slots evenly; replicas are dealt out to them in turn.
+
+    :raises ClusterStartFailed: a server went away or refused a step, or the deadline passed
     """
+    try:
+        await _form(ports, primaries, deadline)
+    except (RedisError, OSError) as error:
+        raise ClusterStartFailed(f"the cluster cannot be formed on ports {list(ports)}: {error}") from error
+
+
+async def _form(ports: Sequence[int], primaries: int, deadline: Deadline) -> None:
     async with AsyncExitStack() as stack:
         admins = [await stack.enter_async_context(Admin(port)) for port in ports]
         ids = await asyncio.gather(*(admin.ask("CLUSTER", "MYID") for admin in admins))
