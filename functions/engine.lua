@@ -1,0 +1,171 @@
+#!lua name=tradewind_engine
+
+-- The engine's functions: leases of partitions, and the one commit.
+--
+-- All keys of a call share the partition's hash tag. Redis Functions do not roll back: everything is checked before
+-- the first write, and nothing after it can fail. Times are the server's, so that workers' clocks do not matter.
+
+local function now_ms()
+  local time = redis.call('TIME')
+  return tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
+end
+
+local function is_kind(key, kind)
+  local found = redis.call('TYPE', key).ok
+  return found == kind or found == 'none'
+end
+
+-- KEYS: owner. ARGV: worker, lease in ms.
+-- Returns {1, epoch} when granted, else {0, epoch, holder, ms left}. Granting anew raises the epoch.
+local function acquire(keys, args)
+  local owner, worker, lease_ms = keys[1], args[1], tonumber(args[2])
+  if not is_kind(owner, 'hash') then
+    return redis.error_reply('WRONGTYPE ' .. owner .. ' is not a lease')
+  end
+  local held = redis.call('HMGET', owner, 'worker', 'epoch', 'expires_ms')
+  local now, epoch = now_ms(), tonumber(held[2] or '0')
+  local left = tonumber(held[3] or '0') - now
+  if left > 0 and held[1] ~= worker then
+    return {0, epoch, held[1], left}
+  end
+  epoch = epoch + 1
+  redis.call('HSET', owner, 'worker', worker, 'epoch', epoch, 'expires_ms', now + lease_ms)
+  return {1, epoch}
+end
+
+local function holds(owner, worker, epoch)
+  local held = redis.call('HMGET', owner, 'worker', 'epoch')
+  return held[1] == worker and held[2] == epoch
+end
+
+-- KEYS: owner. ARGV: worker, epoch, lease in ms. Returns 1, or 0 when the lease belongs to somebody else by now.
+local function renew(keys, args)
+  if not holds(keys[1], args[1], args[2]) then
+    return 0
+  end
+  redis.call('HSET', keys[1], 'expires_ms', now_ms() + tonumber(args[3]))
+  return 1
+end
+
+-- KEYS: owner. ARGV: worker, epoch. Ends the lease; the epoch stays, so that it never repeats.
+local function release(keys, args)
+  if not holds(keys[1], args[1], args[2]) then
+    return 0
+  end
+  redis.call('HSET', keys[1], 'expires_ms', 0)
+  return 1
+end
+
+-- KEYS: workers (sorted set: name -> expiry). ARGV: worker, lease in ms; 0 takes the worker off the list.
+-- Returns the names of all live workers.
+local function heartbeat(keys, args)
+  local now, lease_ms = now_ms(), tonumber(args[2])
+  if lease_ms > 0 then
+    redis.call('ZADD', keys[1], now + lease_ms, args[1])
+  else
+    redis.call('ZREM', keys[1], args[1])
+  end
+  redis.call('ZREMRANGEBYSCORE', keys[1], '-inf', now)
+  return redis.call('ZRANGE', keys[1], 0, -1)
+end
+
+-- Reads counted lists from the arguments: a number n, then n strings.
+local function reader(args, position)
+  local take = {}
+  function take.one()
+    position = position + 1
+    return args[position - 1]
+  end
+  function take.list(per_item)
+    local count = tonumber(take.one())
+    if count == nil or count < 0 then
+      return nil
+    end
+    local list = {}
+    for _ = 1, count * (per_item or 1) do
+      list[#list + 1] = take.one()
+    end
+    return list
+  end
+  function take.is_at_end()
+    return position == #args + 1
+  end
+  return take
+end
+
+local FIXED_KEYS = 6 -- owner, cursor, events, ids, commands, poison; then the index of accounts; then the accounts
+
+-- Commits one batch: appends its events, keeps its answers, changes its accounts, moves the cursor.
+--
+-- KEYS: owner, cursor, events, ids, commands, poison, index of accounts, then one key per changed account.
+-- ARGV: worker, epoch, the cursor's command id and event sequence as the worker knows them, the new command id,
+--       seconds to keep the ids; then counted lists: events; id and answer pairs; poison commands and reasons;
+--       new accounts; then for each account key the field and value pairs to set, and the fields to delete.
+-- Returns the new event sequence. Errors: FENCED (the lease is somebody else's), CURSOR (the worker's view is old).
+local function commit(keys, args)
+  local owner, cursor, events, ids, commands, poison = unpack(keys, 1, FIXED_KEYS)
+  local index = keys[FIXED_KEYS + 1]
+  if not holds(owner, args[1], args[2]) then
+    return redis.error_reply('FENCED ' .. owner .. ' is not held by ' .. args[1] .. ' in epoch ' .. args[2])
+  end
+  if not (is_kind(cursor, 'hash') and is_kind(events, 'stream') and is_kind(ids, 'hash')
+      and is_kind(commands, 'stream') and is_kind(poison, 'stream') and is_kind(index, 'set')) then
+    return redis.error_reply('WRONGTYPE a key of ' .. cursor .. ' has another type')
+  end
+  local at = redis.call('HMGET', cursor, 'command', 'sequence')
+  if (at[1] or '0-0') ~= args[3] or (at[2] or '0') ~= args[4] then
+    return redis.error_reply('CURSOR is at ' .. (at[1] or '0-0') .. ' and event ' .. (at[2] or '0'))
+  end
+
+  local take = reader(args, 7)
+  local new_events, answers, poisoned, opened = take.list(), take.list(2), take.list(2), take.list()
+  if not (new_events and answers and poisoned and opened) then
+    return redis.error_reply('ERR commit: a list has no count')
+  end
+  local changes = {}
+  for position = FIXED_KEYS + 2, #keys do
+    local change = {key = keys[position], set = take.list(2), delete = take.list()}
+    if not (change.set and change.delete and is_kind(change.key, 'hash')) then
+      return redis.error_reply('ERR commit: changes of ' .. change.key .. ' cannot be applied')
+    end
+    changes[#changes + 1] = change
+  end
+  if not take.is_at_end() then
+    return redis.error_reply('ERR commit: the arguments do not add up')
+  end
+
+  local sequence = tonumber(args[4])
+  for _, event in ipairs(new_events) do
+    sequence = sequence + 1
+    redis.call('XADD', events, string.format('%.0f-0', sequence), 'event', event)
+  end
+  for position = 1, #answers, 2 do
+    redis.call('HSET', ids, answers[position], answers[position + 1])
+  end
+  if #answers > 0 then
+    redis.call('EXPIRE', ids, args[6])
+  end
+  for position = 1, #poisoned, 2 do
+    redis.call('XADD', poison, '*', 'command', poisoned[position], 'reason', poisoned[position + 1])
+  end
+  for _, account in ipairs(opened) do
+    redis.call('SADD', index, account)
+  end
+  for _, change in ipairs(changes) do
+    for position = 1, #change.set, 2 do
+      redis.call('HSET', change.key, change.set[position], change.set[position + 1])
+    end
+    for _, field in ipairs(change.delete) do
+      redis.call('HDEL', change.key, field)
+    end
+  end
+  redis.call('HSET', cursor, 'command', args[5], 'sequence', string.format('%.0f', sequence))
+  redis.call('XTRIM', commands, 'MINID', '~', args[5])
+  return sequence
+end
+
+redis.register_function('tradewind_acquire', acquire)
+redis.register_function('tradewind_renew', renew)
+redis.register_function('tradewind_release', release)
+redis.register_function('tradewind_heartbeat', heartbeat)
+redis.register_function('tradewind_commit', commit)

@@ -1,0 +1,30 @@
+"""The engine's function library on the servers: loaded on every primary, loaded again where it is missing."""
+
+import asyncio
+
+from redis.exceptions import ResponseError
+
+from tradewind import RedisCluster
+from tradewind.functions_path import function_library_source
+
+LIBRARY = "engine"
+
+
+async def load_library(client: RedisCluster) -> None:
+    """Load the library on every primary, in place of an older one. Replicas get it by replication.
+
+    May run twice without harm. Raises what the server says if the library does not compile.
+    """
+    await client.initialize()
+    source = function_library_source(LIBRARY)
+    nodes = client.get_primaries()
+    await asyncio.gather(
+        *(client.execute_command("FUNCTION LOAD", "REPLACE", source, target_nodes=[node]) for node in nodes)
+    )
+
+
+def is_missing(error: Exception) -> bool:
+    """The server does not have the function (an empty primary was added, or somebody flushed its
+    functions).
+    """
+    return isinstance(error, ResponseError) and "Function not found" in str(error)

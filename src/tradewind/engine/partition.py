@@ -1,0 +1,320 @@
+"""One partition at work: read commands and quotes, decide in memory, commit, tell who asked.
+
+One loop a partition. While a batch is being committed the next commands gather, so batches grow with the
+load. After a commit whose outcome is not certain everything in memory is thrown away and loaded again; the
+commands of that batch are then looked up like repeats, so that each takes effect once and each caller hears
+of it.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import msgspec
+from redis.exceptions import RedisError
+
+from tradewind import RedisCluster, clock
+from tradewind.engine.book import Book, Decision
+from tradewind.engine.instruments import Quote, QuoteFrame
+from tradewind.engine.messages import Answer, Command, RejectReason, decode_command, encode, fingerprint
+from tradewind.engine.store import Batch, Cursor, Lease, LeaseLost, PartitionStore, ViewOutdated
+
+COMMANDS_PER_COMMIT_MAX = 256
+EVENTS_PER_COMMIT_MAX = 512
+BLOCK_MS = 5_000
+RETRY_S = 0.1
+
+Entry = tuple[str, bytes]  # stream id, payload
+
+FINGERPRINT_DIGITS = 16
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class PartitionCounts:
+    """What a partition has done since this worker took it."""
+
+    commands: int = 0
+    commits: int = 0
+    events: int = 0
+    reloads: int = 0
+
+
+@dataclass
+class _Work:
+    """A batch in the making: its effects, and the answers to publish once it is committed."""
+
+    last_command: str
+    events: list[bytes] = field(default_factory=list)
+    stored: dict[str, bytes] = field(default_factory=dict)
+    answers: dict[str, list[bytes]] = field(default_factory=dict)  # by reply_to
+    touched: dict[str, None] = field(default_factory=dict)
+    opened: list[str] = field(default_factory=list)
+    poisoned: list[tuple[bytes, str]] = field(default_factory=list)
+    first_sequence: int = 0
+
+    def add(self, decision: Decision) -> None:
+        if not self.events:
+            self.first_sequence = decision.first_sequence
+        self.events.extend(encode(event) for event in decision.events)
+        self.touched.update(dict.fromkeys(decision.touched))
+
+    def reply(self, command: Command, answer: bytes) -> None:
+        if command.reply_to:
+            self.answers.setdefault(command.reply_to, []).append(answer)
+
+
+class PartitionRunner:
+    """Runs one leased partition until it is stopped or the lease is lost.
+
+    `on_lost(partition)` is called when another worker has the lease. `quotes` are handed in by `take_frame`.
+    """
+
+    def __init__(
+        self, client: RedisCluster, lease: Lease, quotes: dict[str, Quote], on_lost: Callable[[int], None]
+    ) -> None:
+        self.lease = lease
+        self.counts = PartitionCounts()
+        self.ready = asyncio.Event()
+        self._client = client
+        self._store = PartitionStore(client, lease.partition)
+        self._on_lost = on_lost
+        self._known_quotes = quotes  # the worker's board: what every partition starts from
+        self._pending_quotes: dict[str, Quote] = {}
+        self._commands: list[Entry] = []  # one read's worth; the reader waits until it is taken
+        self._replay: list[Entry] = []  # of a batch whose outcome was unknown
+        self._wake = asyncio.Event()
+        self._taken = asyncio.Event()
+        self._read_after = ""
+        self._stopping = False
+        self._book = Book(lease.partition)
+        self._cursor = Cursor()
+        self._publishing: asyncio.Future[list[object]] | None = None
+        self._reader: asyncio.Task[None] | None = None
+        self._aside: dict[bytes, str] = {}  # commands that broke the rules, by their payload
+        self._frame_sequence = 0
+
+    # -- what comes in -----------------------------------------------------------------------------
+
+    def take_frame(self, frame: QuoteFrame) -> None:
+        """New quotes. Frames that arrive while the partition is busy are merged: the last quote of a symbol
+        wins.
+        """
+        for quote in frame.quotes:
+            self._pending_quotes[quote.symbol] = quote
+        self._frame_sequence = frame.sequence
+        self._wake.set()
+
+    def stop(self) -> None:
+        """Finish the batch at hand and end."""
+        self._stopping = True
+        self._wake.set()
+
+    async def run(self) -> None:
+        """Load the partition and work until stopped, cancelled, or superseded."""
+        try:
+            await self._load()
+            self.ready.set()
+            while not self._stopping:
+                await self._wake.wait()
+                self._wake.clear()
+                await self._turn()
+        except LeaseLost as error:
+            logger.info("partition %d: %s", self.lease.partition, error)
+            self._on_lost(self.lease.partition)
+        finally:
+            await self._stop_reader()
+            if self._publishing is not None:
+                await asyncio.gather(self._publishing, return_exceptions=True)
+
+    async def _read(self) -> None:
+        """Keep one read's worth of commands at hand, so that reading overlaps with committing."""
+        while True:
+            after = self._read_after
+            try:
+                commands = await self._store.read_commands(after, COMMANDS_PER_COMMIT_MAX, BLOCK_MS)
+            except (RedisError, OSError) as error:
+                logger.info("partition %d: reading commands: %s", self.lease.partition, error)
+                await asyncio.sleep(RETRY_S)
+                continue
+            if (
+                not commands or after != self._read_after
+            ):  # nothing came, or the partition was loaded meanwhile
+                continue
+            self._commands = commands
+            self._read_after = commands[-1][0]
+            self._taken.clear()
+            self._wake.set()
+            await self._taken.wait()
+
+    # -- one turn ------------------------------------------------------------------------------------
+
+    async def _turn(self) -> None:
+        """Quotes first, then commands; a failed commit loads the partition again."""
+        entries: list[Entry] = []
+        try:
+            if self._pending_quotes:
+                await self._take_quotes()
+            entries = self._take_commands()
+            if entries:
+                await self._commit(await self._decide(entries))
+        except (RedisError, OSError, ViewOutdated) as error:
+            logger.info("partition %d: loading again: %s", self.lease.partition, error)
+            await self._load_again(entries)
+
+    def _take_commands(self) -> list[Entry]:
+        if self._replay:
+            entries, self._replay = self._replay, []
+            self._wake.set()
+            return entries
+        entries, self._commands = self._commands, []
+        self._taken.set()
+        return entries
+
+    async def _take_quotes(self) -> None:
+        """Re-evaluate what the quotes touch; commit in pieces, each of whole accounts."""
+        frame = QuoteFrame(self._frame_sequence, list(self._pending_quotes.values()))
+        self._pending_quotes = {}
+        work = _Work(self._cursor.command)
+        for decision in self._book.on_frame(frame, clock.now_ms()):
+            work.add(decision)
+            if len(work.events) >= EVENTS_PER_COMMIT_MAX:
+                await self._commit(work)
+                work = _Work(self._cursor.command)
+        if work.events:
+            await self._commit(work)
+
+    async def _decide(self, entries: list[Entry]) -> _Work:
+        """Apply commands to the book; repeats get the answer that was kept."""
+        work = _Work(max(self._cursor.command, entries[-1][0], key=stream_order))
+        commands = [c for _, payload in entries if (c := self._decoded(work, payload)) is not None]
+        now_ms = clock.now_ms()
+        fields = [id_field(command) for command in commands]
+        kept = await self._store.known_answers(fields, now_ms)
+        for command, name, known in zip(commands, fields, kept, strict=True):
+            known = known or work.stored.get(name)
+            if known is not None:
+                work.reply(command, _repeated(command, known))
+            else:
+                self._apply(work, command, name, now_ms)
+        self.counts.commands += len(commands)
+        return work
+
+    def _decoded(self, work: _Work, payload: bytes) -> Command | None:
+        """What cannot be read, or broke the engine before, goes aside with its reason."""
+        try:
+            if payload in self._aside:
+                raise msgspec.DecodeError(self._aside[payload])
+            command: Command = decode_command(payload)
+            return command
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            work.poisoned.append((payload, str(error)))
+            return None
+
+    def _apply(self, work: _Work, command: Command, name: str, now_ms: int) -> None:
+        is_new = command.account not in self._book.accounts
+        try:
+            decision = self._book.decide(command, now_ms)
+        except Exception as error:  # a defect of the rules: this command must not stop its partition for ever
+            logger.exception("partition %d: %r put aside", self.lease.partition, command)
+            self._aside[encode(command)] = f"{type(error).__name__}: {error}"
+            raise ViewOutdated(
+                f"command {command.id} of account {command.account} broke the rules"
+            ) from error
+        work.add(decision)
+        if is_new and command.account in self._book.accounts:
+            work.opened.append(command.account)
+        if decision.answer is not None:
+            answer = encode(decision.answer)
+            work.stored[name] = fingerprint(command).encode() + answer
+            work.reply(command, answer)
+
+    async def _commit(self, work: _Work) -> None:
+        """Write, wait for the replica, then (and only then) tell the callers."""
+        if work.events and work.first_sequence != self._cursor.sequence + 1:
+            raise ViewOutdated(
+                f"events begin at {work.first_sequence}, the cursor is at {self._cursor.sequence}"
+            )
+        batch = Batch(
+            last_command=work.last_command,
+            events=work.events,
+            answers=work.stored,
+            changes=self._book.changes(work.touched),
+            opened=work.opened,
+            poisoned=work.poisoned,
+        )
+        self._cursor = await self._store.commit(self.lease, self._cursor, batch, clock.now_ms())
+        self.counts.commits += 1
+        self.counts.events += len(work.events)
+        if work.answers:
+            await self._publish(work.answers)
+
+    async def _publish(self, answers: dict[str, list[bytes]]) -> None:
+        """To each process that asked, one message. Not waited for, one at a time; who hears nothing asks
+        again.
+        """
+        if self._publishing is not None:
+            await self._publishing
+        keys = self._store.keys
+        messages = [
+            self._client.execute_command("SPUBLISH", keys.results_channel(to), b"[" + b",".join(items) + b"]")
+            for to, items in answers.items()
+        ]
+        self._publishing = asyncio.gather(*messages, return_exceptions=True)
+
+    # -- loading -------------------------------------------------------------------------------------
+
+    async def _load(self) -> None:
+        """Take the partition's state from the cluster; try until it answers."""
+        while True:
+            try:
+                state = await self._store.load()
+                break
+            except (RedisError, OSError) as error:
+                logger.info("partition %d: loading: %s", self.lease.partition, error)
+                await asyncio.sleep(RETRY_S)
+        self._book = Book(self.lease.partition, state.accounts, state.cursor.sequence)
+        self._cursor = state.cursor
+        self._read_after = state.cursor.command
+        self._commands = []
+        self._pending_quotes = {**self._known_quotes, **self._pending_quotes}
+        self._wake.set()
+        await self._stop_reader()
+        self._reader = asyncio.create_task(self._read(), name=f"read p{self.lease.partition}")
+
+    async def _load_again(self, entries: list[Entry]) -> None:
+        """After a commit that failed or whose outcome is unknown: what was applied after all is looked up."""
+        self.counts.reloads += 1
+        await asyncio.sleep(RETRY_S)
+        await self._load()
+        applied = stream_order(self._cursor.command)
+        self._replay = [entry for entry in entries if stream_order(entry[0]) <= applied]
+
+    async def _stop_reader(self) -> None:
+        if self._reader is not None:
+            self._reader.cancel()
+            await asyncio.gather(self._reader, return_exceptions=True)
+            self._reader = None
+
+
+def id_field(command: Command) -> str:
+    """Where the answer to a command is kept: client order ids are unique within an account."""
+    return f"{command.account}:{command.id}"
+
+
+def stream_order(entry_id: str) -> tuple[int, int]:
+    """Stream ids compare as numbers: "9-0" comes before "10-0"."""
+    milliseconds, _, sequence = entry_id.partition("-")
+    return int(milliseconds), int(sequence)
+
+
+def _repeated(command: Command, known: bytes) -> bytes:
+    """The answer that was given before; another body under the same id is refused."""
+    if known.startswith(fingerprint(command).encode()):
+        return known[FINGERPRINT_DIGITS:]
+    reason = RejectReason.DUPLICATE_ID
+    return encode(
+        Answer(id=command.id, account=command.account, status="rejected", reason=reason, text=reason.sentence)
+    )

@@ -1,0 +1,189 @@
+"""A worker: takes its even share of the partitions and runs them; finds the other workers through the
+cluster.
+
+With n live workers each aims at partitions / n. Who holds more gives some back, who holds less takes free
+ones; nobody coordinates. A worker that dies loses its leases within `LEASE_MS`; its name leaves the list in
+the same time.
+"""
+
+import asyncio
+import logging
+import os
+import secrets
+
+from redis.exceptions import RedisError
+
+from tradewind import RedisCluster, clock
+from tradewind.engine.instruments import Quote, decode_frame
+from tradewind.engine.keys import PartitionKeys
+from tradewind.engine.lease import Leases
+from tradewind.engine.partition import PartitionRunner
+from tradewind.engine.store import Lease
+
+ROUND_S = 0.5  # heartbeat, renewal and sharing; a quarter of the lease
+SETTLE_S = 3.0  # how long an announced number of workers counts although not all have been seen
+HAND_OVER_S_MAX = 2.0
+SURPLUS_PATIENCE_ROUNDS = 2  # a share must be too large for so long before partitions are given back
+
+logger = logging.getLogger(__name__)
+
+
+def fair_share(rank: int, workers: int, partitions: int) -> int:
+    """How many partitions the worker at `rank` (from 0, by name) aims at: the shares differ by at most
+    one.
+    """
+    return partitions // workers + (1 if rank < partitions % workers else 0)
+
+
+def wanted(free: list[int], count: int, rank: int, workers: int, partitions: int) -> list[int]:
+    """Which free partitions to try first: workers begin at different places, so that they rarely collide."""
+    start = rank * partitions // max(1, workers)
+    return sorted(free, key=lambda partition: (partition - start) % partitions)[:count]
+
+
+class Worker:
+    """One worker process's share of the engine. `expected` is the number of workers being started
+    together.
+    """
+
+    def __init__(self, client: RedisCluster, partitions: int, *, expected: int = 1, name: str = "") -> None:
+        self.name = name or f"{os.getpid()}-{secrets.token_hex(4)}"
+        self.runners: dict[int, PartitionRunner] = {}
+        self._client = client
+        self._partitions = partitions
+        self._expected = expected
+        self._leases = Leases(client, self.name)
+        self._tasks: dict[PartitionRunner, asyncio.Task[None]] = {}
+        self._quotes: dict[str, Quote] = {}
+        self._last_frame = b""
+        self._channels: dict[str, int] = {}
+        self._stopping = asyncio.Event()
+        self._surplus_rounds = 0
+
+    # -- life cycle --------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Work until `stop` is called, then hand everything over."""
+        self._subscription = await self._client.sharded_subscription(self._on_quotes)
+        loop = asyncio.get_running_loop()
+        started_s = loop.time()
+        try:
+            while not self._stopping.is_set():
+                settling = loop.time() - started_s < SETTLE_S
+                try:
+                    await self._round(self._expected if settling else 1)
+                except (RedisError, OSError) as error:
+                    logger.info("worker %s: %s", self.name, error)
+                await self._pause(ROUND_S)
+        finally:
+            await self._hand_over()
+
+    def stop(self) -> None:
+        """Finish what is at hand and hand the partitions over."""
+        self._stopping.set()
+
+    async def _pause(self, seconds: float) -> None:
+        try:
+            async with asyncio.timeout(seconds):
+                await self._stopping.wait()
+        except TimeoutError:
+            return
+
+    async def _hand_over(self) -> None:
+        await self._give_back(list(self.runners))
+        try:
+            await self._leases.leave()
+        except (RedisError, OSError) as error:
+            logger.info("worker %s: leaving the list: %s", self.name, error)
+
+    # -- sharing -----------------------------------------------------------------------------------
+
+    async def _round(self, workers_min: int) -> None:
+        """Renew what is held, learn who lives, and move towards the fair share."""
+        names, _ = await asyncio.gather(self._leases.heartbeat(), self._renew())
+        workers = max(len(names), workers_min)
+        rank = names.index(self.name) if self.name in names else len(names)
+        share = fair_share(rank, workers, self._partitions)
+        surplus = len(self.runners) - share
+        if surplus > 0:
+            self._surplus_rounds += 1
+            if self._surplus_rounds >= SURPLUS_PATIENCE_ROUNDS:
+                await self._give_back(sorted(self.runners)[-surplus:])
+            return
+        self._surplus_rounds = 0
+        if surplus < 0:
+            await self._take(-surplus, rank, workers)
+
+    async def _renew(self) -> None:
+        runners = list(self.runners.values())
+        results = await asyncio.gather(
+            *(self._leases.renew(runner.lease) for runner in runners), return_exceptions=True
+        )
+        for runner, result in zip(runners, results, strict=True):
+            if result is False:
+                self._lost(runner.lease.partition)
+
+    async def _take(self, count: int, rank: int, workers: int) -> None:
+        held = await self._leases.holders(range(self._partitions), clock.now_ms())
+        free = [partition for partition in range(self._partitions) if partition not in held]
+        for partition in wanted(free, count, rank, workers, self._partitions):
+            lease = await self._leases.acquire(partition)
+            if lease is not None:
+                self._start(lease)
+
+    def _start(self, lease: Lease) -> None:
+        partition = lease.partition
+        runner = PartitionRunner(self._client, lease, self._quotes, self._lost)
+        channel = PartitionKeys(partition).quotes_channel
+        self.runners[partition] = runner
+        self._channels[channel] = partition
+        self._subscription.add([channel])
+        task = asyncio.create_task(self._run(runner), name=f"partition {partition}")
+        self._tasks[runner] = task
+        task.add_done_callback(lambda _task: self._tasks.pop(runner, None))
+
+    async def _run(self, runner: PartitionRunner) -> None:
+        try:
+            await runner.run()
+        except Exception:
+            logger.exception("worker %s: partition %d failed", self.name, runner.lease.partition)
+            self._lost(runner.lease.partition)
+
+    def _lost(self, partition: int) -> None:
+        """Somebody else has it, or it failed here: forget it."""
+        runner = self.runners.pop(partition, None)
+        if runner is not None:
+            runner.stop()
+            channel = PartitionKeys(partition).quotes_channel
+            self._channels.pop(channel, None)
+            self._subscription.unsubscribe([channel])
+
+    async def _give_back(self, partitions: list[int]) -> None:
+        """Finish the batch at hand, then release the lease, so that the next owner starts from a clean
+        cursor.
+        """
+        runners = [self.runners[partition] for partition in partitions]
+        tasks = [self._tasks[runner] for runner in runners if runner in self._tasks]
+        for partition in partitions:
+            self._lost(partition)
+        if tasks:
+            _, slow = await asyncio.wait(tasks, timeout=HAND_OVER_S_MAX)
+            for task in slow:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.gather(
+            *(self._leases.release(runner.lease) for runner in runners), return_exceptions=True
+        )
+
+    # -- quotes ------------------------------------------------------------------------------------
+
+    def _on_quotes(self, channel: str, data: bytes) -> None:
+        """A frame comes once for every partition; it is read once."""
+        if data != self._last_frame:
+            self._last_frame = data
+            self._frame = decode_frame(data)
+            for quote in self._frame.quotes:
+                self._quotes[quote.symbol] = quote
+        runner = self.runners.get(self._channels.get(channel, -1))
+        if runner is not None:
+            runner.take_frame(self._frame)
