@@ -7,8 +7,10 @@ table of ours can grow old. Source of the format: https://redis.io/docs/latest/d
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
-# A command with none of these flags has no effect on the data set and may run again.
+# A command with none of these flags, and with keys that it only reads, has no effect and may run again.
 EFFECT_FLAGS = frozenset({"write", "may_replicate", "admin", "pubsub"})
+# What a key specification says of a command that changes its keys. EVAL and FCALL have no "write" flag, but this.
+KEY_CHANGE_FLAGS = frozenset({"RW", "OW", "RM", "insert", "update", "delete"})
 
 # These change or depend on the connection, which other callers share. Each names what to use instead.
 CONNECTION_STATE_COMMANDS: Mapping[str, str] = {
@@ -71,11 +73,14 @@ def parse_catalog(reply: Iterable[Any]) -> dict[str, CommandSpec]:
 def _add(catalog: dict[str, CommandSpec], entry: list[Any]) -> None:
     name = _text(entry[0]).upper().replace("|", " ")
     flags = frozenset(_text(flag) for flag in entry[2])
-    specs = tuple(spec for raw in entry[8] if (spec := _key_spec(_mapping(raw))) is not None)
+    raw_specs = [_mapping(raw) for raw in entry[8]]
+    specs = tuple(spec for raw in raw_specs if (spec := _key_spec(raw)) is not None)
+    changes_keys = any(KEY_CHANGE_FLAGS & {_text(flag) for flag in raw["flags"]} for raw in raw_specs)
+    writes = "readonly" not in flags and (changes_keys or bool(flags & {"write", "may_replicate"}))
     catalog[name] = CommandSpec(
         name=name,
-        repeatable="readonly" in flags or not flags & EFFECT_FLAGS,
-        writes="write" in flags or "may_replicate" in flags,
+        repeatable="readonly" in flags or not (writes or flags & EFFECT_FLAGS),
+        writes=writes,
         blocking="blocking" in flags,
         first_key=_first_key(name, specs),
         key_specs=specs,
