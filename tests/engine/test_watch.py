@@ -52,6 +52,14 @@ def test_an_account_that_is_not_due_has_not_spent_its_cushion(
         assert equity(account, quotes) >= equity(account, LAST) - cushion
 
 
+def test_a_cushion_is_not_spent_twice() -> None:
+    account, watch = account_with([("EURUSD", "buy", 100, 0), ("GBPUSD", "buy", 100, 0)]), Watch()
+    watch.look_when_spent(account, 1_000, LAST)
+    quotes = moved({"EURUSD": (-8, 0), "GBPUSD": (-8, 0)})
+    assert equity(account, quotes) == equity(account, LAST) - 1_600
+    assert watch.due(quotes.values()) == {"A1"}
+
+
 @given(holdings, st.integers(0, 10**6))
 def test_nobody_is_due_while_quotes_stand_still(held: list[tuple[str, Side, int, int]], cushion: int) -> None:
     account, watch = account_with(held), Watch()
@@ -59,11 +67,18 @@ def test_nobody_is_due_while_quotes_stand_still(held: list[tuple[str, Side, int,
     assert watch.due(LAST.values()) == set()
 
 
-def test_a_single_leg_is_due_exactly_when_its_cushion_is_spent() -> None:
+def test_a_single_buy_is_due_exactly_when_its_cushion_is_spent() -> None:
     account, watch = account_with([("EURUSD", "buy", 100, 0)]), Watch()  # a step is worth 100 cents
     watch.look_when_spent(account, 1_000, LAST)
     assert watch.due([Quote("EURUSD", 112_090, 112_100, NOW_MS)]) == set()
     assert watch.due([Quote("EURUSD", 112_089, 112_100, NOW_MS)]) == {"A1"}
+
+
+def test_a_single_sell_is_due_exactly_when_its_cushion_is_spent() -> None:
+    account, watch = account_with([("EURUSD", "sell", 100, 0)]), Watch()
+    watch.look_when_spent(account, 1_000, LAST)
+    assert watch.due([Quote("EURUSD", 112_100, 112_122, NOW_MS)]) == set()
+    assert watch.due([Quote("EURUSD", 112_100, 112_123, NOW_MS)]) == {"A1"}
 
 
 def test_a_buy_does_not_mind_the_ask_nor_a_sell_the_bid() -> None:
