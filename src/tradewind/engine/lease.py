@@ -53,21 +53,23 @@ class Leases:
         await self._call("tradewind_heartbeat", WORKERS_KEY, self.worker, 0)
 
     async def holders(self, partitions: range, now_ms: int) -> dict[int, str]:
-        """Who held each partition's lease a moment ago; the free and the expired are left out."""
+        """Who held each partition's lease a moment ago; the free and the expired are left out.
+
+        A partition whose shard does not answer is reported as held by "?": it cannot be taken now.
+        """
+        client = self._client.with_options(timeout_s=self.lease_ms / 2000)
         owners = await asyncio.gather(
             *(
-                self._client.execute_command("HMGET", PartitionKeys(p).owner, "worker", "expires_ms")
+                client.execute_command("HMGET", PartitionKeys(p).owner, "worker", "expires_ms")
                 for p in partitions
-            )
+            ),
+            return_exceptions=True,
         )
-        return {
-            partition: worker.decode()
-            for partition, (worker, expires_ms) in zip(partitions, owners, strict=True)
-            if worker is not None and int(expires_ms) > now_ms
-        }
+        found = zip(partitions, owners, strict=True)
+        return {partition: name for partition, owner in found if (name := _holder(owner, now_ms)) is not None}
 
     async def _call(self, function: str, key: str, *arguments: str | int) -> list[bytes]:
-        client = self._client.with_options(idempotent=True)
+        client = self._client.with_options(idempotent=True, timeout_s=self.lease_ms / 2000)
         try:
             return await client.fcall(function, 1, key, *arguments)  # type: ignore[no-any-return]  # untyped in redis-py
         except ResponseError as error:
@@ -75,3 +77,10 @@ class Leases:
                 raise
         await load_library(self._client)
         return await client.fcall(function, 1, key, *arguments)  # type: ignore[no-any-return]
+
+
+def _holder(owner: object, now_ms: int) -> str | None:
+    if not isinstance(owner, list):
+        return "?"
+    worker, expires_ms = owner
+    return worker.decode() if worker is not None and int(expires_ms) > now_ms else None

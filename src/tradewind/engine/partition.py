@@ -17,6 +17,7 @@ from redis.exceptions import RedisError
 from tradewind import RedisCluster, clock
 from tradewind.engine.book import Book, Decision
 from tradewind.engine.instruments import Quote, QuoteFrame
+from tradewind.engine.lease import Leases
 from tradewind.engine.messages import Answer, Command, RejectReason, decode_command, encode, fingerprint
 from tradewind.engine.store import Batch, Cursor, Lease, LeaseLost, PartitionStore, ViewOutdated
 
@@ -73,12 +74,18 @@ class PartitionRunner:
     """
 
     def __init__(
-        self, client: RedisCluster, lease: Lease, quotes: dict[str, Quote], on_lost: Callable[[int], None]
+        self,
+        client: RedisCluster,
+        leases: Leases,
+        lease: Lease,
+        quotes: dict[str, Quote],
+        on_lost: Callable[[int], None],
     ) -> None:
         self.lease = lease
         self.counts = PartitionCounts()
         self.ready = asyncio.Event()
         self._client = client
+        self._leases = leases
         self._store = PartitionStore(client, lease.partition)
         self._on_lost = on_lost
         self._known_quotes = quotes  # the worker's board: what every partition starts from
@@ -114,6 +121,7 @@ class PartitionRunner:
 
     async def run(self) -> None:
         """Load the partition and work until stopped, cancelled, or superseded."""
+        keeper = asyncio.create_task(self._keep_lease(), name=f"lease p{self.lease.partition}")
         try:
             await self._load()
             self.ready.set()
@@ -125,9 +133,24 @@ class PartitionRunner:
             logger.info("partition %d: %s", self.lease.partition, error)
             self._on_lost(self.lease.partition)
         finally:
+            keeper.cancel()
+            await asyncio.gather(keeper, return_exceptions=True)
             await self._stop_reader()
             if self._publishing is not None:
                 await asyncio.gather(self._publishing, return_exceptions=True)
+
+    async def _keep_lease(self) -> None:
+        """Renew the lease; a shard that does not answer costs only its own partitions."""
+        while True:
+            await asyncio.sleep(self._leases.lease_ms / 4000)
+            try:
+                if await self._leases.renew(self.lease):
+                    continue
+            except (RedisError, OSError) as error:
+                logger.info("partition %d: renewing: %s", self.lease.partition, error)
+                continue
+            self._on_lost(self.lease.partition)
+            return
 
     async def _read(self) -> None:
         """Keep one read's worth of commands at hand, so that reading overlaps with committing."""

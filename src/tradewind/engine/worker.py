@@ -20,8 +20,8 @@ from tradewind.engine.lease import Leases
 from tradewind.engine.partition import PartitionRunner
 from tradewind.engine.store import Lease
 
-ROUND_S = 0.5  # heartbeat, renewal and sharing; a quarter of the lease
-SETTLE_S = 3.0  # how long an announced number of workers counts although not all have been seen
+ROUND_S = 0.5  # between two heartbeats, which say who lives; a quarter of the lease
+SETTLE_S = 3.0  # how long the expected number of workers counts although not all have been seen
 HAND_OVER_S_MAX = 2.0
 SURPLUS_PATIENCE_ROUNDS = 2  # a share must be too large for so long before partitions are given back
 
@@ -42,12 +42,13 @@ def wanted(free: list[int], count: int, rank: int, workers: int, partitions: int
 
 
 class Worker:
-    """One worker process's share of the engine. `expected` is the number of workers being started
-    together.
-    """
+    """One worker process's share of the engine. It is number `index` of `expected` that start together."""
 
-    def __init__(self, client: RedisCluster, partitions: int, *, expected: int = 1, name: str = "") -> None:
-        self.name = name or f"{os.getpid()}-{secrets.token_hex(4)}"
+    def __init__(self, client: RedisCluster, partitions: int, *, index: int = 0, expected: int = 1) -> None:
+        self.name = (
+            f"{index:04d}-{os.getpid()}-{secrets.token_hex(4)}"  # the list of workers is in this order
+        )
+        self._index = index
         self.runners: dict[int, PartitionRunner] = {}
         self._client = client
         self._partitions = partitions
@@ -65,13 +66,11 @@ class Worker:
     async def run(self) -> None:
         """Work until `stop` is called, then hand everything over."""
         self._subscription = await self._client.sharded_subscription(self._on_quotes)
-        loop = asyncio.get_running_loop()
-        started_s = loop.time()
+        self._settle()
         try:
             while not self._stopping.is_set():
-                settling = loop.time() - started_s < SETTLE_S
                 try:
-                    await self._round(self._expected if settling else 1)
+                    await self._round()
                 except (RedisError, OSError) as error:
                     logger.info("worker %s: %s", self.name, error)
                 await self._pause(ROUND_S)
@@ -98,42 +97,38 @@ class Worker:
 
     # -- sharing -----------------------------------------------------------------------------------
 
-    async def _round(self, workers_min: int) -> None:
-        """Renew what is held, learn who lives, and move towards the fair share."""
-        names, _ = await asyncio.gather(self._leases.heartbeat(), self._renew())
-        workers = max(len(names), workers_min)
-        rank = names.index(self.name) if self.name in names else len(names)
-        share = fair_share(rank, workers, self._partitions)
-        surplus = len(self.runners) - share
-        if surplus > 0:
-            self._surplus_rounds += 1
-            if self._surplus_rounds >= SURPLUS_PATIENCE_ROUNDS:
-                await self._give_back(sorted(self.runners)[-surplus:])
-            return
-        self._surplus_rounds = 0
-        if surplus < 0:
-            await self._take(-surplus, rank, workers)
+    async def _round(self) -> None:
+        """Learn who lives and move towards the fair share. Without an answer everything stays as it is."""
+        try:
+            names = await self._leases.heartbeat()
+        except (RedisError, OSError):
+            self._settle()
+            raise
+        if asyncio.get_running_loop().time() >= self._settled_at_s:
+            self._expected, self._index = len(names), names.index(self.name)
+        workers = max(len(names), self._expected)
+        surplus = len(self.runners) - fair_share(self._index, workers, self._partitions)
+        self._surplus_rounds = self._surplus_rounds + 1 if surplus > 0 else 0
+        if self._surplus_rounds >= SURPLUS_PATIENCE_ROUNDS:
+            await self._give_back(sorted(self.runners)[-surplus:])
+        elif surplus < 0:
+            await self._take(-surplus, self._index, workers)
 
-    async def _renew(self) -> None:
-        runners = list(self.runners.values())
-        results = await asyncio.gather(
-            *(self._leases.renew(runner.lease) for runner in runners), return_exceptions=True
-        )
-        for runner, result in zip(runners, results, strict=True):
-            if result is False:
-                self._lost(runner.lease.partition)
+    def _settle(self) -> None:
+        """For a while the list of workers is not to be trusted: not all have joined, or joined again."""
+        self._settled_at_s = asyncio.get_running_loop().time() + SETTLE_S
 
     async def _take(self, count: int, rank: int, workers: int) -> None:
         held = await self._leases.holders(range(self._partitions), clock.now_ms())
         free = [partition for partition in range(self._partitions) if partition not in held]
         for partition in wanted(free, count, rank, workers, self._partitions):
             lease = await self._leases.acquire(partition)
-            if lease is not None:
+            if lease is not None and partition not in self.runners:
                 self._start(lease)
 
     def _start(self, lease: Lease) -> None:
         partition = lease.partition
-        runner = PartitionRunner(self._client, lease, self._quotes, self._lost)
+        runner = PartitionRunner(self._client, self._leases, lease, self._quotes, self._lost)
         channel = PartitionKeys(partition).quotes_channel
         self.runners[partition] = runner
         self._channels[channel] = partition
