@@ -12,6 +12,7 @@ from tradewind.embedded.errors import (
     ServerEnded,
     ServerNotFound,
 )
+from tradewind.embedded.supervisor import Supervisor
 from tradewind.embedded.survey import NodeReport
 
 __all__ = [
@@ -28,6 +29,7 @@ __all__ = [
     "NodeStatus",
     "ServerEnded",
     "ServerNotFound",
+    "Supervisor",
     "cluster_status",
     "stop_cluster",
 ]

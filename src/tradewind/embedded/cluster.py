@@ -284,6 +284,12 @@ class EmbeddedCluster:
         self._nodes[node.index] = fresh
         return fresh
 
+    async def ended_nodes(self) -> list[Node]:
+        """The servers whose processes are gone."""
+        answer = await asyncio.to_thread(self._running_keeper().ask, "state")
+        states = zip(self._nodes, answer["servers"], strict=True)
+        return [node for node, state in states if state["exit_code"] is not None]
+
     async def _primary_port(self, slot: int) -> int:
         """By the answer with the newest epoch: a node that was cut off may still think itself primary."""
         answers = await asyncio.gather(

@@ -62,6 +62,8 @@ def server_configuration(options: ClusterOptions, port: int) -> str:
         "cluster-allow-replica-migration": "no",
         # A replica is on the same machine: waiting for others to share a transfer only delays the start.
         "repl-diskless-sync-delay": 0,
+        # Valkey 9 notices up to a second late that a transfer to disk has ended; to memory there is no wait.
+        "repl-diskless-load": "swapdb",
         # How long a server that is told to stop waits for its replicas; they are being stopped as well.
         "shutdown-timeout": 1,
     }
