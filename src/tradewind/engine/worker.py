@@ -14,8 +14,8 @@ import secrets
 from redis.exceptions import RedisError
 
 from tradewind import RedisCluster, clock
-from tradewind.engine.instruments import Quote, decode_frame
-from tradewind.engine.keys import PartitionKeys
+from tradewind.engine.instruments import Quote, decode_frame, decode_quote
+from tradewind.engine.keys import LAST_QUOTES_KEY, PartitionKeys
 from tradewind.engine.lease import Leases
 from tradewind.engine.partition import PartitionRunner
 from tradewind.engine.store import Lease
@@ -23,6 +23,7 @@ from tradewind.engine.store import Lease
 ROUND_S = 0.5  # between two heartbeats, which say who lives; a quarter of the lease
 SETTLE_S = 3.0  # how long the expected number of workers counts although not all have been seen
 HAND_OVER_S_MAX = 2.0
+LAST_QUOTES_S_MAX = 1.0  # frames bring every quote anew within a second: no reason to wait longer
 SURPLUS_PATIENCE_ROUNDS = 2  # a share must be too large for so long before partitions are given back
 
 logger = logging.getLogger(__name__)
@@ -67,6 +68,7 @@ class Worker:
         """Work until `stop` is called, then hand everything over."""
         self._subscription = await self._client.sharded_subscription(self._on_quotes)
         self._settle()
+        await self._load_quotes()
         try:
             while not self._stopping.is_set():
                 try:
@@ -171,6 +173,18 @@ class Worker:
         )
 
     # -- quotes ------------------------------------------------------------------------------------
+
+    async def _load_quotes(self) -> None:
+        """The last quotes that were published, so that the first commands need not wait for the next frame."""
+        try:
+            last = await self._client.with_options(timeout_s=LAST_QUOTES_S_MAX).execute_command(
+                "HVALS", LAST_QUOTES_KEY
+            )
+        except (RedisError, OSError) as error:
+            logger.info("worker %s: the last quotes: %s", self.name, error)
+            return
+        for quote in map(decode_quote, last):
+            self._quotes.setdefault(quote.symbol, quote)
 
     def _on_quotes(self, channel: str, data: bytes) -> None:
         """A frame comes once for every partition; it is read once."""
