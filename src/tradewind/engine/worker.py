@@ -175,7 +175,9 @@ class Worker:
     # -- quotes ------------------------------------------------------------------------------------
 
     async def _load_quotes(self) -> None:
-        """The last quotes that were published, so that the first commands need not wait for the next frame."""
+        """The last quotes that were published, so that the first commands need not wait for the next
+        frame.
+        """
         try:
             last = await self._client.with_options(timeout_s=LAST_QUOTES_S_MAX).execute_command(
                 "HVALS", LAST_QUOTES_KEY
