@@ -1,37 +1,71 @@
-"""Commands that make the server hold the connection: they get one for themselves, for as long as they block."""
+"""Commands that make the server hold the connection: each gets one for itself, for as long as it blocks."""
 
-import asyncio
 import time
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 from redis.exceptions import ClusterDownError, RedisError
 
 from tradewind.client.catalog import CommandSpec
 from tradewind.client.command import Command
-from tradewind.client.connect import ConnectionLost, exclusive_request
-from tradewind.client.errors import ClientClosed, DeadlineExceeded, OutcomeUnknown, Overloaded
+from tradewind.client.errors import (
+    ClientClosed,
+    DeadlineExceeded,
+    NodeUnavailable,
+    OutcomeUnknown,
+    Overloaded,
+    SharedConnectionError,
+)
+from tradewind.client.exclusive import ConnectionLost, answered_by, exclusive_request, give_up
 from tradewind.client.node import Node
 from tradewind.client.router import Router
 
-TIMEOUT_FIRST = frozenset({"BLMPOP", "BZMPOP"})
-MILLISECONDS_AFTER_BLOCK = frozenset({"XREAD", "XREADGROUP"})
+# Where the time stands: milliseconds behind the word BLOCK for two, after as many words as a caller chooses
+# (a group may be named "block"); else seconds, in the first place for two, in the last for all others.
+WORDS_BEFORE_BLOCK = {"XREAD": 1, "XREADGROUP": 4}
+SECONDS_FIRST = frozenset({"BLMPOP", "BZMPOP"})
 
 
-def block_seconds(spec: CommandSpec, args: tuple[Any, ...]) -> float | None:
-    """How long the server may hold the command; infinite for 0; None when this call does not block at all."""
+class BlockingCall(NamedTuple):
+    """A command that makes the server wait: its words, which of them says how long, and how long that is."""
+
+    args: tuple[Any, ...]
+    place: int | None  # None where this cannot be told
+    seconds: float  # infinite for "0"
+    milliseconds: bool
+
+    def shortened(self, seconds: float) -> tuple[Any, ...]:
+        """The words of the same command for the rest of its time."""
+        if self.place is None or self.seconds == float("inf"):
+            return self.args
+        word = max(1, round(seconds * 1000)) if self.milliseconds else max(0.001, round(seconds, 3))
+        return (*self.args[: self.place], word, *self.args[self.place + 1 :])
+
+
+def blocking_call(spec: CommandSpec, args: tuple[Any, ...]) -> BlockingCall | None:
+    """How the command blocks; None if this call does not. A malformed one blocks: the server will say."""
     if not spec.blocking:
         return None
+    milliseconds = spec.name in WORDS_BEFORE_BLOCK
     try:
-        if spec.name in MILLISECONDS_AFTER_BLOCK:
-            words = [_upper(word) for word in args]
-            if "BLOCK" not in words[: words.index("STREAMS")]:
-                return None
-            seconds = float(args[words.index("BLOCK") + 1]) / 1000
-        else:
-            seconds = float(args[1] if spec.name in TIMEOUT_FIRST else args[-1])
+        index = _index_after_block(spec, args) if milliseconds else _index_of_seconds(spec, args)
+        if index is None:
+            return None
+        seconds = float(args[index]) / (1000 if milliseconds else 1)
     except (ValueError, IndexError, TypeError):
-        return float("inf")  # malformed, or of a module: the server will say
-    return seconds if seconds > 0 else float("inf")
+        return BlockingCall(args, None, float("inf"), milliseconds)
+    return BlockingCall(args, index, seconds if seconds > 0 else float("inf"), milliseconds)
+
+
+def _index_of_seconds(spec: CommandSpec, args: tuple[Any, ...]) -> int:
+    return 1 if spec.name in SECONDS_FIRST else len(args) - 1
+
+
+def _index_after_block(spec: CommandSpec, args: tuple[Any, ...]) -> int | None:
+    words = [_upper(word) for word in args]
+    before = WORDS_BEFORE_BLOCK[spec.name]
+    options = words[before : words.index("STREAMS", before)]
+    return before + options.index("BLOCK") + 1 if "BLOCK" in options else None
 
 
 def _upper(word: Any) -> str:
@@ -40,40 +74,64 @@ def _upper(word: Any) -> str:
     return word.upper() if isinstance(word, str) else ""
 
 
-async def run_blocking(router: Router, command: Command) -> Any:
+async def run_blocking(
+    router: Router, command: Command, call: BlockingCall, pack: Callable[[tuple[Any, ...]], bytes]
+) -> Any:
     """Run on a dedicated connection of the slot's owner, wherever that moves, until the command's deadline.
 
-    A blocked read goes on at the slot's new owner after a failover, and so does a write that the server refused or
-    released unexecuted. A write whose connection ends raises OutcomeUnknown: it may have popped something.
+    A blocked read goes on at the slot's new owner after a failover, for the rest of its time, and so does a
+    write that the server refused or released unexecuted. A write whose connection ends, or that gets no
+    answer in time, raises OutcomeUnknown: it may have popped something.
     """
+    router.keep_watch()  # it closes connections that nobody uses any more
+    ends_s = time.monotonic() + call.seconds
+    redirected: Node | None = None
     while True:
-        node = command.pinned or router.slot_nodes[command.slot]
+        node = redirected or command.pinned or router.slot_nodes[command.slot]
         try:
             if node is None:
                 raise ClusterDownError(f"slot {command.slot} has no owner at the moment")
-            return await _once(node, command)
-        except ConnectionLost as error:
-            if error.was_sent and not (command.repeatable or router.retry_always):
-                router.errors["OutcomeUnknown"] += 1
-                raise OutcomeUnknown(
-                    f"{command.name} was blocking when its connection ended: it may have run, once; {error}"
-                ) from error
-            router.refresh_soon()
-            failure: Exception = error
-        except (Overloaded, DeadlineExceeded, ClientClosed):
+            return await _once(router, node, command)
+        except (Overloaded, DeadlineExceeded, OutcomeUnknown, SharedConnectionError):
             raise
         except RedisError as error:
-            router.learn(node, command, error)
-            failure = error
-        await router.pause(command, failure)
+            redirected = _where_next(router, node, command, error)
+            if redirected is None:
+                await router.pause(command, error)
+        left_s = ends_s - time.monotonic()
+        if left_s <= 0:
+            return None  # what the server says when its time is over
+        command.packed = pack(call.shortened(left_s))
 
 
-async def _once(node: Node, command: Command) -> Any:
+def _where_next(router: Router, node: Node | None, command: Command, error: RedisError) -> Node | None:
+    """The node to try at once, or None to try again after a pause. Raises what the caller must be told.
+
+    1. The connection ended: what was sent and is no read may have run.
+    2. There was no connection: nothing was sent, the node may have been replaced.
+    3. The server answered with an error: as for any command.
+    """
+    if isinstance(error, ConnectionLost):
+        if error.was_sent and not (command.repeatable or router.retry_always):
+            raise router.unknown(f"{command.name} was blocking when its connection ended", error) from error
+    elif not isinstance(error, NodeUnavailable | ClientClosed):
+        target = router.learn(node, command, error)
+        return None if target is node else target
+    router.refresh_soon()
+    return None
+
+
+async def _once(router: Router, node: Node, command: Command) -> Any:
     lane = await node.dedicated.acquire(command.deadline)
     try:
-        async with asyncio.timeout(max(0.0, command.deadline - time.monotonic())):
-            return await exclusive_request(lane, command)
-    except TimeoutError:
-        raise DeadlineExceeded(f"{node.name}: {command.name} got no answer by its deadline") from None
+        reply = exclusive_request(lane, command)
+        if await answered_by(reply, command.deadline):
+            return reply.result()
+        give_up(reply)
     finally:
         node.dedicated.release(lane)
+    text = f"{node.name}: {command.name} was sent and got no answer by its deadline"
+    if command.repeatable:
+        raise DeadlineExceeded(text)
+    router.errors["OutcomeUnknown"] += 1
+    raise OutcomeUnknown(f"{text}: it may have run, once")

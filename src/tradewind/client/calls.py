@@ -1,9 +1,13 @@
 """Per-call options, as views of a client: `client.durable()`, `client.with_options(...)`."""
 
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from redis.commands import AsyncRedisClusterCommands
+
+from tradewind.client.pipeline import Pipeline
 
 if TYPE_CHECKING:
     from tradewind.client.cluster import RedisCluster
@@ -22,10 +26,25 @@ class CallOptions:
 DEFAULT_CALL = CallOptions()
 
 
-class BoundCalls(AsyncRedisClusterCommands):  # type: ignore[misc]  # redis-py's mixins are untyped
-    """The command methods of a client, bound to options. Holds no connections of its own; cheap to make and keep."""
+async def call_each_slot(
+    execute: Callable[..., Awaitable[Any]], command: str, slots_to_args: Mapping[int, Iterable[Any]]
+) -> list[Any]:
+    """For redis-py's commands over several slots (`mget_nonatomic`, `delete`...): a call for each slot.
+
+    redis-py pins each to the node that owns the slot at the moment; here each follows its slot.
+    """
+    results: list[Any] = await asyncio.gather(*(execute(command, *args) for args in slots_to_args.values()))
+    return results
+
+
+class BoundCalls(AsyncRedisClusterCommands):
+    """The command methods of a client, bound to options. Holds no connections; cheap to make and to keep.
+
+    What is made from it (`pipeline`, `lock`, `register_script`) keeps the options.
+    """
 
     _is_async_client: Literal[True] = True
+    _event_dispatcher: Any = None  # redis-py's; nothing here announces events
 
     def __init__(self, client: "RedisCluster", call: CallOptions) -> None:
         self._client = client
@@ -34,6 +53,15 @@ class BoundCalls(AsyncRedisClusterCommands):  # type: ignore[misc]  # redis-py's
     async def execute_command(self, *args: Any, **options: Any) -> Any:
         """As the client's, with this view's options."""
         return await self._client.execute_call(args, options, self.call)
+
+    async def _execute_pipeline_by_slot(  # type: ignore[override]  # redis-py's is a coroutine as well
+        self, command: str, slots_to_args: Mapping[int, Iterable[Any]]
+    ) -> list[Any]:
+        return await call_each_slot(self.execute_command, command, slots_to_args)
+
+    def pipeline(self, transaction: Any | None = None, shard_hint: Any | None = None) -> Pipeline:
+        """As the client's, with this view's options for each command."""
+        return Pipeline(self, transaction, shard_hint)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._client, name)

@@ -9,13 +9,15 @@ from typing import Any, NamedTuple
 
 # A command with none of these flags, and with keys that it only reads, has no effect and may run again.
 EFFECT_FLAGS = frozenset({"write", "may_replicate", "admin", "pubsub"})
-# What a key specification says of a command that changes its keys. EVAL and FCALL have no "write" flag, but this.
+# What a key specification says of a command that changes its keys: EVAL and FCALL have no "write" flag.
 KEY_CHANGE_FLAGS = frozenset({"RW", "OW", "RM", "insert", "update", "delete"})
 
 # These change or depend on the connection, which other callers share. Each names what to use instead.
 CONNECTION_STATE_COMMANDS: Mapping[str, str] = {
     "ASKING": "redirects are followed by the client",
     "AUTH": "pass username and password, or a credential_provider, to the client",
+    "CLIENT CACHING": "the client decides about tracking",
+    "CLIENT NO-TOUCH": "it would hold for all callers",
     "CLIENT REPLY": "replies are matched by position and cannot be switched off",
     "CLIENT TRACKING": "the client decides about tracking",
     "DISCARD": "use pipeline(transaction=True)",
@@ -28,7 +30,9 @@ CONNECTION_STATE_COMMANDS: Mapping[str, str] = {
     "QUIT": "use aclose()",
     "READONLY": "the client decides which node serves reads",
     "READWRITE": "the client decides which node serves reads",
+    "REPLCONF": "it is for replicas only",
     "RESET": "the connection is shared",
+    "SCRIPT DEBUG": "use a redis-py connection of its own",
     "SELECT": "a cluster has one database",
     "SSUBSCRIBE": "use client.sharded_subscription()",
     "SUBSCRIBE": "use a subscription",

@@ -1,13 +1,15 @@
 """`RedisCluster`: redis-py's class and command methods over Tradewind's connection layer.
 
-redis-py provides the command methods, the reply callbacks and the constructor; this module finds out where a command
-goes (by its keys, its flag, or `target_nodes`) and hands it to the router. A short path serves commands with one key.
+redis-py provides the command methods, the reply callbacks and the constructor; this module finds out where a
+command goes (by its keys, its flag, or `target_nodes`) and hands it to the router. A short path serves
+commands with one key.
 """
 
 import asyncio
 import random
 import time
-from typing import Any
+from collections.abc import Iterable, Mapping
+from typing import Any, Self, cast
 
 import hiredis
 import redis.asyncio
@@ -15,14 +17,14 @@ from redis.asyncio.cluster import ClusterNode
 from redis.client import EMPTY_RESPONSE, NEVER_DECODE
 from redis.cluster import PRIMARY, REPLICA, SLOT_ID
 from redis.crc import key_slot
-from redis.exceptions import DataError, RedisClusterException, ResponseError
+from redis.exceptions import DataError, RedisClusterException, RedisError, ResponseError
 
-from tradewind.client.blocking import block_seconds, run_blocking
-from tradewind.client.calls import DEFAULT_CALL, BoundCalls, CallOptions
+from tradewind.client.blocking import blocking_call, run_blocking
+from tradewind.client.calls import DEFAULT_CALL, BoundCalls, CallOptions, call_each_slot
 from tradewind.client.catalog import CONNECTION_STATE_COMMANDS, CommandSpec, find_keys, parse_catalog
 from tradewind.client.command import Command, pack
 from tradewind.client.commit import Committer
-from tradewind.client.errors import ClientClosed, SharedConnectionError
+from tradewind.client.errors import ClientClosed, ClusterNotReady, SharedConnectionError
 from tradewind.client.node import Node
 from tradewind.client.pipeline import Pipeline
 from tradewind.client.policy import Limits, Timeouts
@@ -33,20 +35,26 @@ from tradewind.client.subscription import MessageHandler, ShardedSubscription
 from tradewind.client.topology import SLOT_COUNT, Endpoint, SlotMap
 
 CATALOG_ANSWER_S = 5.0
+SILENCE_S_MIN = (
+    2.0  # a short stall of a server costs its callers time, but no reconnect, however short they wait
+)
 
 
 class RedisCluster(redis.asyncio.RedisCluster):
     """A drop-in for `redis.asyncio.RedisCluster` over which any number of callers share a few connections.
 
-    Takes redis-py's arguments. `max_connections` is a hard cap per node on all connections of this client; it is not
-    reached unless callers block. `socket_timeout` (seconds, default 5) is the deadline of every call, waiting included.
+    Takes redis-py's arguments. `max_connections` is a hard cap per node on all connections of this client; it
+    is not reached unless callers block. `socket_timeout` (seconds, default 5) is the deadline of every call,
+    waiting included.
 
-    Own arguments: `lanes` (shared connections per node, default 2), `in_flight_max` and `in_flight_bytes_max` (per
-    node, defaults 4096 commands and 64 MiB): at a limit callers wait in arrival order until their deadline.
-    `retry="always"` sends writes again whose reply was lost, as redis-py does: they may then run twice.
+    Own arguments: `lanes` (shared connections per node, default 2), `in_flight_max` and `in_flight_bytes_max`
+    (per node, defaults 4096 commands and 64 MiB): at a limit callers wait in arrival order until their
+    deadline. `retry="always"` sends writes again whose reply was lost, as redis-py does: they may then run
+    twice.
 
-    Ordering: commands that one task awaits one after the other run in that order. Commands of concurrent callers
-    have no order among each other. Errors: see `tradewind.client.errors`. Not thread safe; one event loop.
+    Ordering: commands that one task awaits one after the other run in that order. Commands of concurrent
+    callers have no order among each other. Errors: see `tradewind.client.errors`. Not thread safe; one event
+    loop.
     """
 
     def __init__(
@@ -63,7 +71,8 @@ class RedisCluster(redis.asyncio.RedisCluster):
                 "reading from replicas is not available in this release; leave the option out"
             )
         self._retry_always = retry == "always"
-        super().__init__(*args, retry=None if isinstance(retry, str) else retry, **kwargs)
+        kwargs["retry"] = None if isinstance(retry, str) else retry
+        super().__init__(*args, **kwargs)
         timeout = self.connection_kwargs["socket_timeout"]
         connect = self.connection_kwargs["socket_connect_timeout"]
         self._timeout_s = float("inf") if timeout is None else float(timeout)
@@ -76,7 +85,7 @@ class RedisCluster(redis.asyncio.RedisCluster):
         self._timeouts = Timeouts(
             command_s=self._timeout_s,
             connect_s=5.0 if connect is None else float(connect),
-            silence_s=30.0 if timeout is None else float(timeout),
+            silence_s=30.0 if timeout is None else max(float(timeout), SILENCE_S_MIN),
         )
         self._settings = connection_settings(self.connection_kwargs)
         self._router: Router | None = None
@@ -84,8 +93,14 @@ class RedisCluster(redis.asyncio.RedisCluster):
         self._short_path: dict[str, tuple[int, bool]] = {}
         self._committers: dict[tuple[int, int], Committer] = {}
         self._subscriptions: list[ShardedSubscription] = []
+        self._opening: asyncio.Task[None] | None = None
 
-    # -- life cycle ----------------------------------------------------------------------------------------------
+    @classmethod
+    def from_url(cls, url: str, **kwargs: Any) -> Self:
+        """`redis://user:password@host:port` or `rediss://...`, as redis-py reads it."""
+        return cast(Self, super().from_url(url, **kwargs))
+
+    # -- life cycle ------------------------------------------------------------------------------------------
 
     async def initialize(self, *_args: Any, **_kwargs: Any) -> "RedisCluster":
         """Wait until every slot is served, at most `socket_connect_timeout`; `await client` does the same.
@@ -93,11 +108,18 @@ class RedisCluster(redis.asyncio.RedisCluster):
         Raises ClusterNotReady with each node's own reason (refused, wrong password, TLS, timeout).
         """
         if self._initialize:
-            if self._lock is None:
-                self._lock = asyncio.Lock()
-            async with self._lock:
-                if self._initialize:
-                    await self._open()
+            if self._opening is None:  # one opening for all callers; who gives up waiting does not end it
+                self._opening = asyncio.get_running_loop().create_task(self._open(), name="open")
+                self._opening.add_done_callback(self._opened)
+            opening = self._opening
+            try:
+                await asyncio.shield(opening)
+            except ClusterNotReady as error:
+                raise ClusterNotReady(str(error), error.reasons) from None  # each caller gets its own
+            except asyncio.CancelledError:
+                if opening.cancelled():  # before it began
+                    raise ClientClosed("the client was closed while it was being opened") from None
+                raise
         return self
 
     async def _open(self) -> None:
@@ -114,13 +136,31 @@ class RedisCluster(redis.asyncio.RedisCluster):
         try:
             await router.start()
             if not self._catalog:
-                reply = await router.ask(router.primaries()[0], ("COMMAND",), CATALOG_ANSWER_S)
-                self._learn_commands(parse_catalog(reply))
-        except BaseException:
+                self._learn_commands(await self._ask_catalog(router))
+        except BaseException as error:
             await router.aclose()
+            if isinstance(error, asyncio.CancelledError):
+                raise ClientClosed("the client was closed while it was being opened") from None
             raise
         self._router = router
         self._initialize = False
+
+    def _opened(self, opening: "asyncio.Task[None]") -> None:
+        if self._opening is opening:
+            self._opening = None
+        if not opening.cancelled():
+            opening.exception()  # the callers have been told; there may be none left
+
+    async def _ask_catalog(self, router: Router) -> dict[str, CommandSpec]:
+        """Ask one primary after the other: the first may fail at this moment."""
+        reasons: dict[str, str] = {}
+        for node in router.primaries():
+            try:
+                return parse_catalog(await router.ask(node, ("COMMAND",), CATALOG_ANSWER_S))
+            except (RedisError, ValueError, LookupError, TypeError) as error:
+                reasons[node.name] = str(error)
+        listed = "; ".join(f"{name}: {reason}" for name, reason in reasons.items())
+        raise ClusterNotReady(f"no node could tell its commands: {listed}", reasons)
 
     def _learn_commands(self, catalog: dict[str, CommandSpec]) -> None:
         self._catalog = catalog
@@ -134,23 +174,29 @@ class RedisCluster(redis.asyncio.RedisCluster):
         }
 
     async def aclose(self) -> None:
-        """Close every connection. Callers who still wait are told; the client may be used again afterwards."""
+        """Close every connection. Callers who still wait are told; the client may be used again after it."""
         router, self._router, self._initialize = self._router, None, True
-        for subscription in list(self._subscriptions):
-            await subscription.aclose()
-        for committer in self._committers.values():
-            await committer.aclose()
+        opening, subscriptions = self._opening, list(self._subscriptions)
         self._committers.clear()
+        if opening is not None:
+            opening.cancel()
+            await asyncio.gather(opening, return_exceptions=True)
+        for subscription in subscriptions:
+            await subscription.aclose()
         if router is not None:
             await router.aclose()
 
     def _show_map(self, slot_map: SlotMap) -> None:
-        """Let redis-py's own accessors (get_nodes, get_node_from_key, keyslot...) see the map. These nodes hold no
-        connections; they only name servers."""
+        """Let redis-py's own accessors (get_nodes, get_node_from_key, keyslot...) see the map. These nodes
+        hold no connections; they only name servers.
+        """
         manager = self.nodes_manager
+        known, default = manager.nodes_cache, cast("ClusterNode | None", manager.default_node)
+        default_was_primary = default is not None and default.server_type == PRIMARY
         nodes = {
-            endpoint.name: manager.nodes_cache.get(endpoint.name)
-            or ClusterNode(*endpoint, **self.connection_kwargs)
+            endpoint.name: known[endpoint.name]
+            if endpoint.name in known
+            else ClusterNode(*endpoint, **self.connection_kwargs)
             for endpoint, _ in slot_map.endpoints()
         }
         for endpoint, is_primary in slot_map.endpoints():
@@ -160,16 +206,19 @@ class RedisCluster(redis.asyncio.RedisCluster):
             owners = [nodes[endpoint.name] for endpoint in (item.primary, *item.replicas)]
             slots.update(dict.fromkeys(range(item.first, item.last + 1), owners))
         manager.nodes_cache, manager.slots_cache = nodes, slots
-        if manager.default_node is None or manager.default_node.name not in nodes:
-            manager.default_node = next(iter(nodes.values()))
+        if default is not None and default_was_primary and default.server_type != PRIMARY:
+            default = None
+        if default is None or default.name not in nodes:
+            manager.default_node = next(iter(nodes.values()))  # a primary: they come first
 
-    # -- commands ------------------------------------------------------------------------------------------------
+    # -- commands --------------------------------------------------------------------------------------------
 
     async def execute_command(self, *args: Any, **options: Any) -> Any:
         """Run one command on the node that owns its key, or on `target_nodes`.
 
-        Reads are repeated until the deadline when a reply is lost. Writes are sent again only when they provably did
-        not run; otherwise OutcomeUnknown is raised. See `tradewind.client.errors` for the errors and their causes.
+        Reads are repeated until the deadline when a reply is lost. Writes are sent again only when they
+        provably did not run; otherwise OutcomeUnknown is raised. See `tradewind.client.errors` for the errors
+        and their causes.
         """
         if self._initialize:
             await self.initialize()
@@ -193,7 +242,7 @@ class RedisCluster(redis.asyncio.RedisCluster):
                 args[0],
                 packed,
                 future,
-                key_slot(key.encode() if type(key) is str else self.encoder.encode(key)),
+                key_slot(key.encode() if type(key) is str else self._encode(key)),
                 repeatable,
                 now_s,
                 now_s + self._timeout_s,
@@ -227,12 +276,11 @@ class RedisCluster(redis.asyncio.RedisCluster):
         )
 
     def _spec(self, args: tuple[Any, ...]) -> CommandSpec:
-        """What is known of the command. One that the server does not list is treated as a write without keys."""
-        name = args[0].decode() if isinstance(args[0], bytes) else str(args[0])
-        name = name.upper()
+        """What is known of the command. One that the server does not list counts as a write without keys."""
+        name = _word(args[0])
         spec = self._catalog.get(name)
-        if len(args) > 1 and isinstance(args[1], str):
-            spec = self._catalog.get(f"{name} {args[1].upper()}", spec)
+        if len(args) > 1 and isinstance(args[1], str | bytes):
+            spec = self._catalog.get(f"{name} {_word(args[1])}", spec)
         if spec is None:
             spec = self._catalog.get(name.split(" ")[0]) or CommandSpec(name, False, True, False, 0, ())
         hint = CONNECTION_STATE_COMMANDS.get(spec.name) or CONNECTION_STATE_COMMANDS.get(name)
@@ -266,12 +314,12 @@ class RedisCluster(redis.asyncio.RedisCluster):
     def _slot(self, spec: CommandSpec, args: tuple[Any, ...]) -> int:
         """The one slot of the command's keys. Raises RedisClusterException for none, or for several."""
         if self.command_flags.get(spec.name) == SLOT_ID:
-            return int(args[1])
+            return int(args[1 if " " in str(args[0]) else 2])
         try:
             keys = find_keys(spec, args)
         except (ValueError, TypeError, IndexError):
             keys = []
-        slots = {key_slot(self.encoder.encode(key)) for key in keys}
+        slots = {key_slot(self._encode(key)) for key in keys}
         if len(slots) == 1:
             return slots.pop()
         if slots:
@@ -294,11 +342,15 @@ class RedisCluster(redis.asyncio.RedisCluster):
         """Send to one place and give back redis-py's value for the reply."""
         router = self._need_router()
         router.commands += 1
-        block_s = block_seconds(spec, args)
+        blocking = blocking_call(spec, args)
+        durable = bool(call.replicas) and spec.writes
+        if durable and (blocking is not None or node is not None):
+            why = "blocks" if blocking is not None else "has no key"
+            raise DataError(f"{spec.name} {why}, so it cannot be durable: call it on the client itself")
         now_s = time.monotonic()
         timeout_s = self._timeout_s if call.timeout_s is None else call.timeout_s
-        if block_s is not None:
-            timeout_s = block_s + self._timeouts.blocking_margin_s
+        if blocking is not None:
+            timeout_s = blocking.seconds + self._timeouts.blocking_margin_s
         raw = bool(options.pop(NEVER_DECODE, False))
         repeatable = spec.repeatable or call.idempotent
         packed = self._pack(args)
@@ -308,19 +360,16 @@ class RedisCluster(redis.asyncio.RedisCluster):
         empty = options.pop(EMPTY_RESPONSE, None)
         options.pop("keys", None)
         try:
-            if block_s is not None:
-                reply = await run_blocking(router, command)
+            if blocking is not None:
+                reply = await run_blocking(router, command, blocking, self._pack)
             else:
-                if call.replicas and spec.writes and node is None:
-                    self._committer(call).dispatch(command)
-                else:
-                    router.dispatch(command)
+                (self._committer(call) if durable else router).dispatch(command)
                 reply = await command.future
         except ResponseError:
             if empty is None:
                 raise
             return empty
-        callback = self.response_callbacks.get(_callback_name(args[0]))
+        callback = self.response_callbacks.get(_word(args[0]))
         return reply if callback is None else callback(reply, **options)
 
     def _result(self, name: str, replies: dict[str, Any], options: dict[str, Any]) -> Any:
@@ -333,7 +382,10 @@ class RedisCluster(redis.asyncio.RedisCluster):
     def _pack(self, args: tuple[Any, ...]) -> bytes:
         if self.encoder.encoding.lower().replace("-", "") == "utf8":
             return pack(args)
-        return pack((args[0], *(self.encoder.encode(arg) for arg in args[1:])))
+        return pack((args[0], *(self._encode(arg) for arg in args[1:])))
+
+    def _encode(self, value: Any) -> bytes:
+        return bytes(self.encoder.encode(value))  # type: ignore[no-untyped-call]
 
     def _loop_future(self) -> "asyncio.Future[Any]":
         return asyncio.get_running_loop().create_future()
@@ -343,23 +395,29 @@ class RedisCluster(redis.asyncio.RedisCluster):
             raise ClientClosed("the client is closed")
         return self._router
 
-    # -- views and more ------------------------------------------------------------------------------------------
+    async def _execute_pipeline_by_slot(  # type: ignore[override]  # redis-py's is a coroutine as well
+        self, command: str, slots_to_args: Mapping[int, Iterable[Any]]
+    ) -> list[Any]:
+        return await call_each_slot(self.execute_command, command, slots_to_args)
+
+    # -- views and more --------------------------------------------------------------------------------------
 
     def durable(
         self, replicas: int = 1, *, timeout_s: float | None = None, idempotent: bool = False, lanes: int = 2
     ) -> BoundCalls:
         """A view whose writes return only when `replicas` replicas of the shard have them.
 
-        Raises OutcomeUnknown when that could not be confirmed: the write may have run, and may be lost in a failover.
-        Holds for the loss of any one node, given AOF on every node and a restart slower than the node timeout. Writes
-        of many callers share one `WAIT`. `lanes` is the number of connections per node that carry batches (default 2).
+        Raises OutcomeUnknown when that could not be confirmed: the write may have run, and may be lost in a
+        failover. Holds for the loss of any one node, given AOF on every node and a restart slower than the
+        node timeout. Writes of many callers share one `WAIT`. `lanes` is the number of connections per node
+        that carry batches (default 2).
         """
         if replicas < 1 or lanes < 1:
             raise DataError(f"durable(replicas={replicas}, lanes={lanes}): both must be at least 1")
         return BoundCalls(self, CallOptions(timeout_s, idempotent, replicas, lanes))
 
     def with_options(self, *, timeout_s: float | None = None, idempotent: bool = False) -> BoundCalls:
-        """A view with another deadline, or whose writes may be sent again because running twice does no harm."""
+        """A view with another deadline, or whose writes may be sent again (running twice does no harm)."""
         return BoundCalls(self, CallOptions(timeout_s, idempotent))
 
     def _committer(self, call: CallOptions) -> Committer:
@@ -370,7 +428,7 @@ class RedisCluster(redis.asyncio.RedisCluster):
         return committer
 
     async def sharded_subscription(self, on_message: MessageHandler) -> ShardedSubscription:
-        """Receive sharded pub/sub messages by callback, over one dedicated connection per node that owns channels."""
+        """Receive sharded pub/sub messages by callback; takes one dedicated connection per node it needs."""
         await self.initialize()
         subscription = ShardedSubscription(self._need_router(), on_message, self._subscriptions.remove)
         self._subscriptions.append(subscription)
@@ -378,9 +436,7 @@ class RedisCluster(redis.asyncio.RedisCluster):
 
     def pipeline(self, transaction: Any | None = None, shard_hint: Any | None = None) -> Pipeline:
         """See `Pipeline`."""
-        if shard_hint:
-            raise RedisClusterException("shard_hint is deprecated in cluster mode")
-        return Pipeline(self, transaction)
+        return Pipeline(self, transaction, shard_hint)
 
     def pubsub(self, *_args: Any, **_kwargs: Any) -> Any:
         """Not part of this release; see `sharded_subscription`."""
@@ -400,6 +456,6 @@ class RedisCluster(redis.asyncio.RedisCluster):
         )
 
 
-def _callback_name(name: Any) -> Any:
-    """redis-py keys its callbacks by the name as its methods write it; raw calls may be lower case or bytes."""
-    return name.decode().upper() if isinstance(name, bytes) else name.upper()
+def _word(value: Any) -> str:
+    """A word of a command as the catalog and redis-py's callbacks spell it."""
+    return (value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)).upper()

@@ -1,7 +1,7 @@
 """One command on its way: what is sent, who waits for it, and until when."""
 
 import asyncio
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import hiredis
 from redis.exceptions import DataError
@@ -16,8 +16,9 @@ ASKING_PACKED = hiredis.pack_command(("ASKING",))
 class Command:
     """A packed command and its waiter.
 
-    `repeatable` says whether it may be sent again after it was sent once without an answer (a read, or a write
-    that the caller marked idempotent). `deadline` is in seconds of the monotonic clock.
+    `attempts` counts pauses before another try, `redirects` those followed at once since the last pause.
+    `repeatable` says whether it may be sent again after it was sent once without an answer (a read, or a
+    write that the caller marked idempotent). `deadline` is in seconds of the monotonic clock.
     """
 
     __slots__ = (
@@ -31,6 +32,7 @@ class Command:
         "packed",
         "pinned",
         "raw",
+        "redirects",
         "repeatable",
         "slot",
     )
@@ -58,6 +60,7 @@ class Command:
         self.raw = raw
         self.asking = False
         self.attempts = 0
+        self.redirects = 0
         self.committer: Committer | None = None
 
     def fail(self, error: BaseException) -> None:
@@ -70,7 +73,7 @@ class Command:
 
 
 class _NobodyWaits:
-    """Stands where a future would: for commands that are sent for their effect on the connection."""
+    """Stands where a future would: for a command that is sent for its effect on the connection."""
 
     def done(self) -> bool:
         return False
@@ -82,12 +85,13 @@ class _NobodyWaits:
         return None
 
 
-def asking_command() -> Command:
-    """ASKING, which must stand right before the command that it is for: it holds for one command only.
+def asking_command(command: Command) -> Command:
+    """ASKING, which must stand right before the `command` that it is for: it holds for one command only.
 
     Source: Redis Cluster specification, "ASK redirection".
     """
-    return Command("ASKING", ASKING_PACKED, _NobodyWaits(), -1, False, 0.0, float("inf"))  # type: ignore[arg-type]  # same three methods
+    nobody = cast("asyncio.Future[Any]", _NobodyWaits())
+    return Command("ASKING", ASKING_PACKED, nobody, -1, False, command.created_s, command.deadline)
 
 
 def pack(args: tuple[Any, ...]) -> bytes:
@@ -99,6 +103,7 @@ def pack(args: tuple[Any, ...]) -> bytes:
     if isinstance(name, str) and " " in name:
         args = (*name.split(), *args[1:])
     try:
-        return hiredis.pack_command(args)
+        packed: bytes = hiredis.pack_command(args)
     except TypeError as error:
         raise DataError(f"{name}: {error}; convert the argument to bytes, str, int or float first") from error
+    return packed

@@ -14,7 +14,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from tradewind.client.command import Command, pack
+from tradewind.client.exclusive import EXCLUSIVE_OWNER, ConnectionLost, exclusive_submit
 from tradewind.client.lane import Lane, LaneProtocol
 
 KEEPALIVE_OPTIONS: Mapping[str, int] = {"TCP_KEEPIDLE": 30, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 3}
@@ -42,40 +42,6 @@ class ConnectionSettings:
     connect_s: float = 5.0
 
 
-class ExclusiveOwner:
-    """Owner of a lane that one caller has for itself: everything is said to the command's own waiter.
-
-    Used for the handshake, blocking commands and durable batches. A lost connection fails each command with
-    ConnectionLost, which says whether it had been sent.
-    """
-
-    def on_answered(self, _lane: Lane, _count: int, _size_bytes: int) -> None:
-        return None
-
-    def on_error_reply(self, _lane: Lane, command: Command, error: Exception) -> None:
-        command.fail(error)
-
-    def on_lost(self, _lane: Lane, sent: list[Command], unsent: list[Command], error: Exception) -> None:
-        for command in sent:
-            command.fail(ConnectionLost(str(error), was_sent=True))
-        for command in unsent:
-            command.fail(ConnectionLost(str(error), was_sent=False))
-
-    def on_push(self, _lane: Lane, _message: list[Any]) -> None:
-        return None
-
-
-class ConnectionLost(RedisConnectionError):
-    """An exclusive connection ended; internal: callers see OutcomeUnknown, or the command is tried again."""
-
-    def __init__(self, message: str, *, was_sent: bool) -> None:
-        super().__init__(message)
-        self.was_sent = was_sent
-
-
-EXCLUSIVE_OWNER = ExclusiveOwner()
-
-
 def new_lane(host: str, port: int, settings: ConnectionSettings) -> Lane:
     """A lane that is not connected yet."""
     return Lane(
@@ -92,7 +58,8 @@ async def open_lane(host: str, port: int, settings: ConnectionSettings) -> Lane:
     """Connect, shake hands, and return an open lane, still owned by nobody.
 
     Raises redis.ConnectionError (refused, closed, unresolvable, TLS), redis.TimeoutError (no answer within
-    `connect_s`) or redis.AuthenticationError, each naming the address. Nothing is left open on failure.
+    `connect_s`), redis.AuthenticationError or another error of redis-py, each naming the address, and what a
+    credential provider raises. Nothing was sent for anybody and nothing is left open on failure.
     """
     lane = new_lane(host, port, settings)
     try:
@@ -115,8 +82,10 @@ def _explained(name: str, error: BaseException, settings: ConnectionSettings) ->
     """redis-py's class for what went wrong, with the address in the message."""
     if isinstance(error, TimeoutError):
         return RedisTimeoutError(f"{name}: no connection within {settings.connect_s:g} s")
-    if isinstance(error, OSError):
-        return RedisConnectionError(f"{name}: {error.strerror or error}")
+    if isinstance(error, OSError | UnicodeError | OverflowError):  # the last two: no such host, no such port
+        return RedisConnectionError(f"{name}: {getattr(error, 'strerror', None) or error}")
+    if isinstance(error, ConnectionLost):
+        return RedisConnectionError(f"{error} (during the handshake)")
     if isinstance(error, RedisError) and name not in str(error):
         return type(error)(f"{name}: {error}")
     return error
@@ -162,40 +131,10 @@ async def _handshake(lane: Lane, settings: ConnectionSettings) -> None:
 
 async def _credentials(settings: ConnectionSettings) -> tuple[str, ...]:
     if settings.credential_provider is not None:
-        return tuple(await settings.credential_provider.get_credentials_async())  # type: ignore[arg-type]  # untyped in redis-py
+        return tuple(await settings.credential_provider.get_credentials_async())
     if settings.username or settings.password:
         return (settings.username or "default", settings.password or "")
     return ()
-
-
-def exclusive_submit(
-    lane: Lane, args: tuple[Any, ...], *, raw: bool = False, deadline: float = float("inf")
-) -> "asyncio.Future[Any]":
-    """Send a command on a lane that the caller has for itself; the future gets the reply or the error."""
-    future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-    lane.submit(Command(str(args[0]), pack(args), future, -1, False, time.monotonic(), deadline, raw=raw))
-    return future
-
-
-def exclusive_request(lane: Lane, command: Command) -> "asyncio.Future[Any]":
-    """Send a caller's command on an exclusive lane; the future gets what the wire says, the caller's own does not.
-
-    So that the caller is told only when more than the reply is known: a barrier, or that trying again has no use.
-    """
-    future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-    shadow = Command(
-        command.name,
-        command.packed,
-        future,
-        command.slot,
-        False,
-        command.created_s,
-        float("inf"),
-        raw=command.raw,
-    )
-    shadow.asking, command.asking = command.asking, False
-    lane.submit(shadow)
-    return future
 
 
 def default_protocol() -> int:

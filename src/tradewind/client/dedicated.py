@@ -1,15 +1,16 @@
 """Connections that one caller has for itself: for blocking commands, durable batches and subscriptions.
 
-A bounded set: at most `count_max` are open or being opened. At the limit callers wait in arrival order until their
-deadline. A connection (or the right to open one) is handed over at release, so nobody can take it on the way.
+A bounded set: at most `count_max` are open or being opened. At the limit callers wait in arrival order until
+their deadline. A connection (or the right to open one) is handed over at release, so nobody can take it on
+the way.
 """
 
 import asyncio
 import time
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Awaitable, Callable
 
-from tradewind.client.errors import ClientClosed, Overloaded
+from tradewind.client.errors import ClientClosed, NodeUnavailable, Overloaded, SharedConnectionError
 from tradewind.client.lane import Lane, LaneState
 
 
@@ -26,7 +27,7 @@ class DedicatedConnections:
         self._open_connection = open_connection
         self._idle: deque[tuple[Lane, float]] = deque()
         self._taken: set[Lane] = set()
-        self._waiters: deque[asyncio.Future[Lane | None]] = deque()
+        self._waiters: OrderedDict[asyncio.Future[Lane | None], None] = OrderedDict()
         self._closed = False
 
     @property
@@ -42,25 +43,41 @@ class DedicatedConnections:
     async def acquire(self, deadline_s: float) -> Lane:
         """A connection of one's own until `release`. `deadline_s` is of the monotonic clock.
 
-        Raises Overloaded when none became free in time (this client's other callers hold them), ClientClosed, and
-        whatever opening a connection raises.
+        Raises Overloaded when none became free in time (this client's other callers hold them),
+        SharedConnectionError when there can never be one, NodeUnavailable when none could be opened in time,
+        ClientClosed, and whatever opening a connection raises. Nothing was sent in any of these cases.
         """
+        if not self._count_max:
+            raise SharedConnectionError(
+                f"{self._name}: max_connections=1 leaves no connection for what cannot share one (blocking "
+                "commands, durable writes, subscriptions); set max_connections to 2 or more"
+            )
         lane = self._take_idle()
         if lane is None:
             if self._closed:
-                raise ClientClosed(f"{self._name}: the client is closed")
+                raise self._client_closed()
             if self.count < self._count_max:
                 self.count += 1
             else:
                 lane = await self._wait(deadline_s)
         if lane is None:
-            try:
-                lane = await self._open_connection()
-            except BaseException:
-                self._give(None)
-                raise
+            lane = await self._open(deadline_s)
+        if self._closed:  # while this caller waited, or between the hand-over and now
+            self.release(lane)
+            raise self._client_closed()
         self._taken.add(lane)
         return lane
+
+    async def _open(self, deadline_s: float) -> Lane:
+        """Use the right to open one, or pass it on."""
+        try:
+            async with asyncio.timeout(max(0.0, deadline_s - time.monotonic())):
+                return await self._open_connection()
+        except BaseException as error:
+            self._give(None)
+            if isinstance(error, TimeoutError):
+                raise NodeUnavailable(f"{self._name}: no connection before the deadline") from None
+            raise
 
     def release(self, lane: Lane) -> None:
         """Give it back. A connection that still owes a reply is closed, since its state is not known."""
@@ -81,15 +98,22 @@ class DedicatedConnections:
         """Close all, also those in use, and fail everyone in line."""
         self._closed = True
         for lane, _ in self._idle:
-            lane.close(ClientClosed(f"{self._name}: the client is closed"))
+            lane.close(self._client_closed())
         self.count -= len(self._idle)
         self._idle.clear()
-        for lane in list(self._taken):
-            lane.close(ClientClosed(f"{self._name}: the client is closed"))
+        self.drop_taken(self._client_closed())
         while self._waiters:
-            waiter = self._waiters.popleft()
+            waiter, _ = self._waiters.popitem(last=False)
             if not waiter.done():
-                waiter.set_exception(ClientClosed(f"{self._name}: the client is closed"))
+                waiter.set_exception(self._client_closed())
+
+    def drop_taken(self, error: Exception) -> None:
+        """End the connections in use: their users see it, and give them back."""
+        for lane in list(self._taken):
+            lane.close(error)
+
+    def _client_closed(self) -> ClientClosed:
+        return ClientClosed(f"{self._name}: the client is closed")
 
     def _take_idle(self) -> Lane | None:
         while self._idle:
@@ -101,7 +125,7 @@ class DedicatedConnections:
 
     async def _wait(self, deadline_s: float) -> Lane | None:
         waiter: asyncio.Future[Lane | None] = asyncio.get_running_loop().create_future()
-        self._waiters.append(waiter)
+        self._waiters[waiter] = None
         try:
             async with asyncio.timeout(max(0.0, deadline_s - time.monotonic())):
                 return await asyncio.shield(waiter)
@@ -117,23 +141,25 @@ class DedicatedConnections:
             self._give(waiter.result())
         else:
             waiter.cancel()
-            if waiter in self._waiters:
-                self._waiters.remove(waiter)
+            self._waiters.pop(waiter, None)
 
     def _overloaded(self) -> Overloaded:
         return Overloaded(
-            f"{self._name}: all {self._count_max} dedicated connections are taken and none became free before the "
-            f"deadline, {len(self._waiters)} more callers wait; raise max_connections or block with fewer callers"
+            f"{self._name}: all {self._count_max} dedicated connections are taken and none became free in "
+            f"time, {len(self._waiters)} more wait; raise max_connections, or block with fewer callers"
         )
 
     def _give(self, lane: Lane | None) -> None:
         """A connection, or (None) the right to open one, to who has waited longest; else keep it."""
         while self._waiters:
-            waiter = self._waiters.popleft()
+            waiter, _ = self._waiters.popitem(last=False)
             if not waiter.done():
                 waiter.set_result(lane)
                 return
         if lane is None:
             self.count -= 1
+        elif self._closed:
+            self.count -= 1
+            lane.close(self._client_closed())
         else:
             self._idle.append((lane, time.monotonic()))

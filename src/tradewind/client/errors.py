@@ -1,8 +1,8 @@
 """Errors of the connection layer.
 
-Server errors (`WRONGTYPE`, `OOM`, `NOPERM`...) stay redis-py's own classes. The classes here are for what only
-the client can know: that nothing was sent, that nobody can say whether something ran, or that a limit was
-reached. Each is also one of redis-py's classes, so that code written for redis-py keeps catching it.
+Server errors (`WRONGTYPE`, `OOM`, `NOPERM`...) stay redis-py's own classes. The classes here are for what
+only the client can know: that nothing was sent, that nobody can say whether something ran, or that a limit
+was reached. Each is also one of redis-py's classes, so that code written for redis-py keeps catching it.
 
     RedisError
       TradewindError            mixin-like root of everything below
@@ -10,9 +10,9 @@ reached. Each is also one of redis-py's classes, so that code written for redis-
         DeadlineExceeded        (TimeoutError)     a read, or a write that was never sent, ran out of time
         NodeUnavailable         (ConnectionError)  no connection to the node could be made before the deadline
         ClusterNotReady         (ConnectionError)  the cluster's slots could not be learnt
-        OutcomeUnknown          (ConnectionError)  a write was sent and no reply came: it may have run, once
+        OutcomeUnknown          (ConnectionError)  a write was sent, no reply came: it may have run, once
         ClientClosed            (ConnectionError)  the client was closed while the command waited
-        SharedConnectionError   (RedisError)       the command cannot be used on a connection that others share
+        SharedConnectionError   (RedisError)       not possible on a connection that others share
 """
 
 from collections.abc import Mapping
@@ -36,6 +36,9 @@ __all__ = [
 class TradewindError(RedisError):
     """Root of the errors that Tradewind itself raises."""
 
+    def __repr__(self) -> str:  # redis-py's says no word of the message
+        return f"{type(self).__name__}({str(self)!r})"
+
 
 class Overloaded(TradewindError, RedisTimeoutError):
     """The node's limit was reached and the command's turn did not come before its deadline. Nothing was sent.
@@ -45,7 +48,7 @@ class Overloaded(TradewindError, RedisTimeoutError):
 
 
 class DeadlineExceeded(TradewindError, RedisTimeoutError):
-    """The deadline passed. For a write it is raised only when nothing was sent; otherwise see OutcomeUnknown."""
+    """The deadline passed. For a write it is raised only when nothing was sent; else see OutcomeUnknown."""
 
 
 class NodeUnavailable(TradewindError, RedisConnectionError):

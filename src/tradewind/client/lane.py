@@ -1,11 +1,12 @@
 """A lane: one connection that any number of callers use at once.
 
-Commands are collected for one turn of the event loop and written with one write; the n-th reply belongs to the
-n-th command, always. A caller that gives up leaves its place in the queue, so its reply is read and dropped: a
-cancellation costs no reconnect and can never hand a reply to somebody else.
+Commands are collected for one turn of the event loop and written with one write; the n-th reply belongs to
+the n-th command, always. A caller that gives up leaves its place in the queue, so its reply is read and
+dropped: a cancellation costs no reconnect and can never hand a reply to somebody else.
 
-`Lane` is plain code without I/O: bytes come in by `feed`, go out by the `write` it was opened with, and time and
-scheduling are handed in, so that a seeded simulation can drive it. `LaneProtocol` puts it on an asyncio transport.
+`Lane` is plain code without I/O: bytes come in by `feed`, go out by the `write` it was opened with, and time
+and scheduling are handed in, so that a seeded simulation can drive it. `LaneProtocol` puts it on an asyncio
+transport.
 """
 
 import asyncio
@@ -45,19 +46,17 @@ class LaneOwner(Protocol):
     def on_lost(self, lane: "Lane", sent: list[Command], unsent: list[Command], error: Exception) -> None:
         """The connection is gone. `sent` may have run; `unsent` have not."""
 
-    def on_push(self, lane: "Lane", message: list[Any]) -> None:
-        """A RESP3 push message, which belongs to no command."""
+    def on_push(self, lane: "Lane", message: list[Any] | Exception) -> None:
+        """A RESP3 push message or, on a listening lane, an error: what belongs to no command."""
 
 
 def server_error(text: str) -> Exception:
-    """redis-py's exception for an error reply; a malformed redirect is a plain ResponseError, never a crash."""
+    """redis-py's exception for an error reply; a malformed redirect is a plain ResponseError, no crash."""
     try:
-        error = BaseParser.parse_error(text)
+        error: Exception = BaseParser.parse_error(text)  # type: ignore[no-untyped-call]
     except (ValueError, IndexError, TypeError):
         return ResponseError(text)
-    if type(error) is ResponseError and text.startswith(("MOVED", "ASK")):
-        return ResponseError(text)
-    return error  # type: ignore[no-any-return]  # redis-py's parser is untyped
+    return error
 
 
 class Lane:
@@ -77,9 +76,9 @@ class Lane:
         "last_heard_s",
         "listening",
         "name",
+        "opened_s",
         "owner",
         "state",
-        "write_paused",
     )
 
     def __init__(
@@ -96,10 +95,11 @@ class Lane:
         self.name = name
         self.state = LaneState.NEW
         self.in_flight: deque[Command] = deque()
-        self.last_heard_s = now()
+        self.last_heard_s = self.opened_s = now()
         self.bytes_written = 0
-        self.write_paused = False
-        self.listening = False  # a subscription's connection: arrays that no command asked for are messages
+        self.listening = (
+            False  # a subscription's connection: what no command asked for is a message, undecoded
+        )
         self._call_soon = call_soon
         self._now = now
         self._outbox: list[Command] = []
@@ -116,7 +116,7 @@ class Lane:
             **options,
         )
 
-    # -- what is in it -------------------------------------------------------------------------------------------
+    # -- what is in it ---------------------------------------------------------------------------------------
 
     @property
     def load(self) -> int:
@@ -127,24 +127,31 @@ class Lane:
         """How long the lane has owed a reply without hearing anything; 0 when it owes none."""
         return now_s - self.last_heard_s if self.in_flight else 0.0
 
-    # -- going out -----------------------------------------------------------------------------------------------
+    def excuse_silence(self, seconds: float) -> None:
+        """This process itself stood still for so long: the server could not be heard."""
+        self.last_heard_s = min(self._now(), self.last_heard_s + seconds)
+
+    # -- going out -------------------------------------------------------------------------------------------
 
     def opened(self, write: Callable[[bytes], None], close: Callable[[], None]) -> None:
-        """The connection is there: what was collected goes out."""
+        """The connection is there: what was collected goes out. One that comes too late is closed at once."""
+        if self.state is LaneState.CLOSED:
+            close()
+            return
         self._write, self._close_transport = write, close
         self.state = LaneState.OPEN
-        self.last_heard_s = self._now()
+        self.last_heard_s = self.opened_s = self._now()
         if self._outbox:
             self._schedule_flush()
 
     def submit(self, command: Command) -> None:
         """Queue a command behind all others; it is written at the end of this turn of the loop."""
         if self.state is LaneState.CLOSED:
-            unsent = [asking_command(), command] if command.asking else [command]
+            unsent = [asking_command(command), command] if command.asking else [command]
             self.owner.on_lost(self, [], unsent, RedisConnectionError(f"{self.name} is closed"))
             return
         if command.asking:
-            self._outbox.append(asking_command())
+            self._outbox.append(asking_command(command))
         self._outbox.append(command)
         if not self._flush_scheduled and self.state is LaneState.OPEN:
             self._schedule_flush()
@@ -166,7 +173,7 @@ class Lane:
         outbox, self._outbox = self._outbox, []
         batch = [command for command in outbox if not command.future.done()]
         if len(batch) != len(outbox):
-            gone = [command for command in outbox if command.future.done()]
+            batch, gone = _split_gone(outbox)
             self.owner.on_answered(self, len(gone), sum(len(command.packed) for command in gone))
         if not batch:
             return
@@ -179,27 +186,42 @@ class Lane:
         assert self._write is not None
         self._write(data)
 
-    # -- coming in -----------------------------------------------------------------------------------------------
+    # -- coming in -------------------------------------------------------------------------------------------
 
     def feed(self, data: bytes) -> None:
-        """Bytes from the server: each complete reply goes to the command that has waited longest."""
+        """Bytes from the server: each complete reply goes to the command that has waited longest.
+
+        Bytes that cannot be read as replies end the connection: nothing behind them can be trusted.
+        """
+        if self.state is LaneState.CLOSED:
+            return
         self.last_heard_s = self._now()
-        count = size_bytes = 0
-        in_flight, reader = self.in_flight, self._reader
         try:
-            reader.feed(data)
-            gets = self._gets_raw if self._raw_in_flight else reader.gets
+            self._reader.feed(data)
+            self._hand_out()
+        except InvalidResponse as error:
+            self.close(RedisConnectionError(f"{self.name}: unreadable reply: {error}"))
+
+    def _hand_out(self) -> None:
+        count = size_bytes = 0
+        in_flight = self.in_flight
+        gets = self._gets_raw if self._raw_in_flight or self.listening else self._reader.gets
+        try:
             while True:
                 try:
                     reply = gets()
-                except (
-                    UnicodeDecodeError
-                ) as error:  # the reply has been read whole; it is one caller's problem
+                except UnicodeDecodeError as error:  # read whole, so the next one is in its place
                     reply = error
+                except (
+                    RecursionError,
+                    MemoryError,
+                    TypeError,
+                ) as error:  # nesting, length, unhashable map key
+                    raise InvalidResponse(str(error) or type(error).__name__) from error
                 if reply is NOT_ENOUGH:
-                    break
-                if type(reply) is PUSH or (self.listening and not in_flight and type(reply) is list):
-                    self.owner.on_push(self, reply)
+                    return
+                if type(reply) is PUSH or (self.listening and not in_flight):
+                    self._hear(reply)
                     continue
                 if not in_flight:
                     raise InvalidResponse(f"a reply that nobody asked for: {str(reply)[:80]}")
@@ -210,22 +232,25 @@ class Lane:
                     self.owner.on_error_reply(self, command, reply)
                 elif not command.future.done():
                     command.future.set_result(reply)
-        except (InvalidResponse, RecursionError) as error:
-            self.owner.on_answered(self, count, size_bytes)
-            self.close(RedisConnectionError(f"{self.name}: unreadable reply: {error}"))
-            return
-        if count:
-            self.owner.on_answered(self, count, size_bytes)
+        finally:
+            if count:
+                self.owner.on_answered(self, count, size_bytes)
 
     def _gets_raw(self) -> Any:
-        """As reader.gets, leaving replies of raw commands undecoded."""
-        raw = bool(self.in_flight) and self.in_flight[0].raw
+        """As reader.gets, leaving messages and the replies of raw commands undecoded."""
+        raw = self.in_flight[0].raw if self.in_flight else self.listening
         reply = self._reader.gets(False) if raw else self._reader.gets()
-        if raw and reply is not NOT_ENOUGH and type(reply) is not PUSH:
+        if raw and self.in_flight and reply is not NOT_ENOUGH and type(reply) is not PUSH:
             self._raw_in_flight -= 1
         return reply
 
-    # -- the end -------------------------------------------------------------------------------------------------
+    def _hear(self, message: Any) -> None:
+        """What no command asked for. RESP2 has no push type: there a message is an array like any other."""
+        if not isinstance(message, list | Exception):
+            raise InvalidResponse(f"not a message: {str(message)[:80]}")
+        self.owner.on_push(self, message)
+
+    # -- the end ---------------------------------------------------------------------------------------------
 
     def close(self, error: Exception) -> None:
         """Close the connection and hand everything in the lane back to the owner. Safe to call again."""
@@ -246,6 +271,23 @@ class Lane:
         )
 
 
+def _split_gone(outbox: list[Command]) -> tuple[list[Command], list[Command]]:
+    """Those whose callers still wait, and those whose callers have gone, each ASKING with its own command.
+
+    An ASKING left alone would hold for a stranger's command behind it, and let the importing node answer it.
+    """
+    wanted: list[Command] = []
+    gone: list[Command] = []
+    for command in outbox:
+        if not command.future.done():
+            wanted.append(command)
+            continue
+        if command.asking:
+            gone.append(wanted.pop())
+        gone.append(command)
+    return wanted, gone
+
+
 class LaneProtocol(asyncio.Protocol):
     """Carries a lane's bytes over an asyncio transport."""
 
@@ -262,9 +304,3 @@ class LaneProtocol(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         reason = str(exc) if exc else "closed by the server"
         self._lane.close(RedisConnectionError(f"{self._lane.name}: connection lost: {reason}"))
-
-    def pause_writing(self) -> None:
-        self._lane.write_paused = True
-
-    def resume_writing(self) -> None:
-        self._lane.write_paused = False

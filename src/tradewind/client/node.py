@@ -1,8 +1,8 @@
 """One server as the client sees it: its lanes, its dedicated connections, its limits, its breaker.
 
-Owns every connection to the server. Commands that may share go to a lane when there is room, otherwise they wait
-in arrival order; what must not share borrows a dedicated connection, of which there is a bounded number. A dead
-server stops only what is meant for it: dials back off, its own queue waits, nothing else notices.
+Owns every connection to the server. Commands that may share go to a lane when there is room, otherwise they
+wait in arrival order; what must not share borrows a dedicated connection, of which there is a bounded number.
+A dead server stops only what is meant for it: dials back off, its own queue waits, nothing else notices.
 """
 
 import asyncio
@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from redis.exceptions import RedisError
+from redis.exceptions import ConnectionError as RedisConnectionError
 
 from tradewind.client.command import ASKING_PACKED, Command
 from tradewind.client.connect import ConnectionSettings, open_lane
@@ -31,6 +31,8 @@ from tradewind.client.topology import Endpoint
 
 SLOW_LANE_S = 0.1  # a lane that owes a reply for so long is passed by as long as another lane is quicker
 DIAL_BACKOFF_BASE_S = 0.05
+SHORT_LIFE_S = 1.0  # a connection that ended before that is made again with a pause
+SHORT_LIFE_BACKOFF_CAP_S = 0.25
 
 
 class NodeOwner(Protocol):
@@ -39,8 +41,8 @@ class NodeOwner(Protocol):
     def on_error_reply(self, node: "Node", command: Command, error: Exception) -> None:
         """The server answered with an error."""
 
-    def on_lost(self, node: "Node", sent: list[Command], unsent: list[Command], error: Exception) -> None:
-        """A shared connection ended with these commands in it."""
+    def on_lost(self, node: "Node", sent: list[Command], error: Exception) -> None:
+        """A shared connection ended; these commands had been sent and have no reply."""
 
     def on_dial_failed(self, node: "Node", error: Exception) -> None:
         """A connection could not be made."""
@@ -80,6 +82,7 @@ class Node:
         self._preferred: Lane | None = None
         self._dial_tasks: set[asyncio.Task[None]] = set()
         self._failures_in_a_row = 0
+        self._short_lives_in_a_row = 0
         self._retry_timer: asyncio.TimerHandle | None = None
         self._dial_permits = asyncio.Semaphore(limits.dials_max)
         self.dedicated = DedicatedConnections(
@@ -88,9 +91,9 @@ class Node:
             idle_s_max=limits.dedicated_idle_s_max,
             open_connection=self._open_dedicated,
         )
-        self._closed = False
+        self._closed: ClientClosed | None = None
 
-    # -- shared lanes --------------------------------------------------------------------------------------------
+    # -- shared lanes ----------------------------------------------------------------------------------------
 
     def submit(self, command: Command) -> None:
         """Send on a lane now if there is room, else wait in line. The waiter is told whatever happens."""
@@ -107,8 +110,8 @@ class Node:
                 self._count_asking()
             lane.submit(command)
             return
-        if self._closed:
-            command.fail(ClientClosed(f"{self.name}: the client is closed"))
+        if self._closed is not None:
+            command.fail(ClientClosed(str(self._closed)))
             return
         self.waiting.append(command)
         self.waits += 1
@@ -118,11 +121,15 @@ class Node:
     def _admit_waiting(self) -> None:
         """Give freed room to those who have waited longest."""
         limits = self._limits
+        now_s = time.monotonic()
         while self.waiting and self._preferred is not None:
             if self.in_flight >= limits.in_flight_max or self.in_flight_bytes >= limits.in_flight_bytes_max:
                 return
             command = self.waiting.popleft()
             if command.future.done():
+                continue
+            if command.deadline <= now_s:  # sent now, its outcome would be unknown for nothing
+                command.fail(self._waited_too_long(command))
                 continue
             self.in_flight += 1
             self.in_flight_bytes += len(command.packed)
@@ -137,7 +144,7 @@ class Node:
 
     def _ensure_lane(self) -> None:
         """Start one dial, unless one is under way, the breaker is open, or nothing is missing."""
-        if self._closed or self._dial_tasks or self._retry_timer is not None:
+        if self._closed is not None or self._dial_tasks or self._retry_timer is not None:
             return
         if len(self._lanes) < self._limits.shared_lanes_max:
             task = asyncio.get_running_loop().create_task(self._dial(), name=f"dial {self.name}")
@@ -148,32 +155,42 @@ class Node:
         self.dials += 1
         try:
             lane = await open_lane(*self.endpoint, self._settings)
-        except (RedisError, OSError) as error:
+        except Exception as error:  # whatever it is: also what a credential provider raises
             self._dial_failed(error)
+            return
+        if lane.state is LaneState.CLOSED:  # lost between the handshake and now
+            self._dial_failed(RedisConnectionError(f"{self.name}: connection lost right after the handshake"))
             return
         lane.owner = self
         self._failures_in_a_row = 0
         self._lanes.append(lane)
-        if lane.state is LaneState.CLOSED:  # lost between the handshake and now
-            self.on_lost(
-                lane, [], [], NodeUnavailable(f"{self.name}: connection lost right after the handshake")
-            )
-            return
         self._choose_preferred()
         self._admit_waiting()
 
     def _dial_failed(self, error: Exception) -> None:
+        """Note it, and open the breaker: no dial of any kind until the timer fires."""
         self.dial_failures += 1
-        self._failures_in_a_row += 1
-        self.last_error = str(error)
-        delay_s = backoff_s(self._failures_in_a_row, self._rng, DIAL_BACKOFF_BASE_S)
-        self._retry_timer = asyncio.get_running_loop().call_later(delay_s, self._retry_dial)
+        self.last_error = str(error) or type(error).__name__
+        if self._retry_timer is None and self._closed is None:
+            self._failures_in_a_row += 1
+            self._dial_later(backoff_s(self._failures_in_a_row, self._rng, DIAL_BACKOFF_BASE_S))
         self._owner.on_dial_failed(self, error)
+
+    def _dial_later(self, delay_s: float) -> None:
+        self._retry_timer = asyncio.get_running_loop().call_later(delay_s, self._retry_dial)
 
     def _retry_dial(self) -> None:
         self._retry_timer = None
         if self.waiting and not self._lanes:
             self._ensure_lane()
+
+    def _pace_dials(self, lost: Lane) -> None:
+        """A connection that ended soon after it was made is not made again at once: no storm of dials."""
+        if time.monotonic() - lost.opened_s > SHORT_LIFE_S:
+            self._short_lives_in_a_row = 0
+        elif not self._lanes and self._retry_timer is None and self._closed is None:
+            self._short_lives_in_a_row += 1
+            self._dial_later(backoff_s(self._short_lives_in_a_row, self._rng, cap_s=SHORT_LIFE_BACKOFF_CAP_S))
 
     def _choose_preferred(self) -> None:
         """The lane that new commands go to: the first one, unless it is stuck behind a slow reply."""
@@ -182,7 +199,7 @@ class Node:
             self._lanes, key=lambda lane: lane.silent_for_s(now_s) > SLOW_LANE_S, default=None
         )
 
-    # -- what lanes report ---------------------------------------------------------------------------------------
+    # -- what lanes report -----------------------------------------------------------------------------------
 
     def on_answered(self, _lane: Lane, count: int, size_bytes: int) -> None:
         self.in_flight -= count
@@ -195,36 +212,49 @@ class Node:
             self._owner.on_error_reply(self, command, error)
 
     def on_lost(self, lane: Lane, sent: list[Command], unsent: list[Command], error: Exception) -> None:
+        """What was not sent goes back to the head of the line, in order; the owner decides on the rest."""
         if lane in self._lanes:
             self._lanes.remove(lane)
             self.connections_lost += 1
+            self._pace_dials(lane)
         self.last_error = str(error)
         self.in_flight -= len(sent) + len(unsent)
         self.in_flight_bytes -= sum(len(command.packed) for command in (*sent, *unsent))
+        self.waiting.extendleft(c for c in reversed(unsent) if c.name != "ASKING")
         self._choose_preferred()
-        self._owner.on_lost(
-            self, [c for c in sent if c.name != "ASKING"], [c for c in unsent if c.name != "ASKING"], error
-        )
+        self._owner.on_lost(self, [c for c in sent if c.name != "ASKING"], error)
         if self.waiting and self._preferred is None:
             self._ensure_lane()
+        else:
+            self._admit_waiting()
 
-    def on_push(self, _lane: Lane, _message: list[Any]) -> None:
+    def on_push(self, _lane: Lane, _message: list[Any] | Exception) -> None:
         return None
 
-    # -- dedicated connections -----------------------------------------------------------------------------------
+    # -- dedicated connections -------------------------------------------------------------------------------
 
     async def _open_dedicated(self) -> Lane:
-        self.dials += 1
-        try:
-            async with self._dial_permits:
-                return await open_lane(*self.endpoint, self._settings)
-        except (RedisError, OSError) as error:
-            self.dial_failures += 1
-            self.last_error = str(error)
-            self._owner.on_dial_failed(self, error)
-            raise
+        """Raises NodeUnavailable, at once while the breaker is open."""
+        async with self._dial_permits:
+            if self._retry_timer is not None:
+                raise NodeUnavailable(f"{self.name}: not reachable at the moment: {self.last_error}")
+            self.dials += 1
+            try:
+                lane = await open_lane(*self.endpoint, self._settings)
+            except Exception as error:  # as in _dial
+                self._dial_failed(error)
+                raise NodeUnavailable(f"{self.name}: no connection: {self.last_error}") from error
+            self._failures_in_a_row = 0
+            return lane
 
-    # -- the watchdog --------------------------------------------------------------------------------------------
+    def on_demoted(self) -> None:
+        """The node has lost its slots: who still blocks there would wait for news that come elsewhere.
+
+        A live server says UNBLOCKED itself; one that hangs says nothing.
+        """
+        self.dedicated.drop_taken(RedisConnectionError(f"{self.name}: it owns no slots any more"))
+
+    # -- the watchdog ----------------------------------------------------------------------------------------
 
     @property
     def connected(self) -> bool:
@@ -243,21 +273,39 @@ class Node:
         """Something here has a deadline."""
         return bool(self.in_flight or self.waiting or self.dedicated.idle)
 
-    def expired(self, now_s: float) -> list[Command]:
-        """Commands whose deadline has passed and whose callers still wait."""
+    def has_expired(self, now_s: float) -> bool:
+        """Somebody's deadline has passed and nobody has told them yet."""
         queues = [self.waiting, *(lane.in_flight for lane in self._lanes)]
-        return [c for queue in queues for c in queue if c.deadline <= now_s and not c.future.done()]
+        return any(
+            c.deadline <= now_s and not c.future.done() and c.name != "ASKING"
+            for queue in queues
+            for c in queue
+        )
+
+    def heard_since(self, time_s: float) -> bool:
+        """Something has come from the server since then."""
+        return any(lane.last_heard_s > time_s for lane in self._lanes)
+
+    def excuse_silence(self, seconds: float) -> None:
+        """This process stood still for so long; the server is not to blame."""
+        for lane in self._lanes:
+            lane.excuse_silence(seconds)
 
     def tick(self, now_s: float) -> None:
-        """Look after the lanes: silence, slowness, idle connections. Called a few times a second."""
+        """Look after the lanes: silence, slowness, idle connections. Called a few times a second.
+
+        A silent lane is given up when the command that it owes has had its time: a slow one may take longer.
+        """
         for lane in list(self._lanes):
             silent_s = lane.silent_for_s(now_s)
-            if silent_s > self._timeouts.silence_s:
+            if silent_s > self._timeouts.silence_s and lane.in_flight[0].deadline <= now_s:
                 lane.close(
                     DeadlineExceeded(f"{lane.name}: no reply for {silent_s:.1f} s, connection given up")
                 )
             elif silent_s > self._timeouts.suspect_s:
                 self._owner.on_suspect(self)
+        if self.waiting:  # those who left the line would be kept in it until its head moves
+            self.waiting = deque(command for command in self.waiting if not command.future.done())
         self._choose_preferred()
         if self._preferred is not None and self._preferred.silent_for_s(now_s) > SLOW_LANE_S:
             self._ensure_lane()
@@ -266,23 +314,28 @@ class Node:
     def expire(self, now_s: float, stalled_s: float) -> None:
         """Tell the callers whose time is over. To be called once the sockets have been drained again."""
         for command in self.waiting:
-            if command.deadline <= now_s:
-                command.fail(self._waited_too_long())
+            if command.deadline <= now_s and not command.future.done():
+                command.fail(self._waited_too_long(command))
         self.waiting = deque(command for command in self.waiting if not command.future.done())
-        for command in self.expired(now_s):
-            command.fail(self._unanswered(command, stalled_s))
+        for lane in self._lanes:
+            for command in lane.in_flight:
+                if command.deadline <= now_s and not command.future.done():
+                    command.fail(self._unanswered(command, stalled_s))
 
-    def _waited_too_long(self) -> Exception:
+    def _waited_too_long(self, command: Command) -> Exception:
         limits = self._limits
+        waited_s = time.monotonic() - command.created_s
         if self._preferred is None:
             return NodeUnavailable(
-                f"{self.name}: no connection before the deadline ({len(self.waiting)} waiting, "
-                f"{self.dials} dials, {self.dial_failures} failed); last error: {self.last_error or 'none'}"
+                f"{self.name}: no connection for {waited_s:.2f} s, until the deadline of {command.name} "
+                f"({len(self.waiting)} waiting, {self.dials} dials, {self.dial_failures} failed); nothing "
+                f"was sent; last error: {self.last_error or 'none'}"
             )
         return Overloaded(
-            f"{self.name}: waited for room until the deadline: {self.in_flight} of at most {limits.in_flight_max} "
-            f"commands and {self.in_flight_bytes} of {limits.in_flight_bytes_max} bytes in flight, "
-            f"{len(self.waiting)} waiting, oldest {self.oldest_wait_s(time.monotonic()):.2f} s; nothing was sent"
+            f"{self.name}: {command.name} waited {waited_s:.2f} s for room, until its deadline: "
+            f"{self.in_flight} of at most {limits.in_flight_max} commands and {self.in_flight_bytes} of "
+            f"{limits.in_flight_bytes_max} bytes in flight, {len(self.waiting)} waiting, oldest "
+            f"{self.oldest_wait_s(time.monotonic()):.2f} s; nothing was sent"
         )
 
     def _unanswered(self, command: Command, stalled_s: float) -> Exception:
@@ -306,34 +359,31 @@ class Node:
         self.waiting = deque(command for command in commands if not wanted(command))
         return [command for command in commands if wanted(command)]
 
-    # -- the end -------------------------------------------------------------------------------------------------
+    # -- the end ---------------------------------------------------------------------------------------------
 
     def drop_connections(self, error: Exception) -> None:
         """Close the shared lanes; what was in them goes to the owner."""
         for lane in list(self._lanes):
             lane.close(error)
 
-    def forget(self) -> None:
-        """The node has left the cluster and nobody needs it: close its connections."""
-        self._closed = True
+    def forget(self, why: str = "the node has left the cluster") -> None:
+        """Nobody needs the node any more: close its connections."""
+        self._closed = ClientClosed(f"{self.name}: {why}")
         if self._retry_timer is not None:
             self._retry_timer.cancel()
             self._retry_timer = None
-        left = ClientClosed(f"{self.name}: the node has left the cluster")
-        self.drop_connections(left)
+        self.drop_connections(self._closed)
         self.dedicated.close()
 
     async def aclose(self) -> None:
-        """Close every connection. Whoever still waits is told ClientClosed, or OutcomeUnknown for sent writes."""
-        self._closed = True
+        """Close every connection. Who still waits is told ClientClosed, or OutcomeUnknown for sent writes."""
+        self.forget("the client is closed")
+        for command in self.take_waiting():
+            command.fail(ClientClosed(f"{self.name}: the client is closed"))
         tasks = list(self._dial_tasks)
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        self.forget()
-        closed = ClientClosed(f"{self.name}: the client is closed")
-        for command in self.take_waiting():
-            command.fail(closed)
 
     def stats(self, now_s: float) -> NodeStats:
         """This node now."""

@@ -31,7 +31,8 @@ class Limits:
     in_flight_max: int = 4096
     in_flight_bytes_max: int = 64 * 1024 * 1024
     dials_max: int = 4
-    redirects_max: int = 16  # per command
+    redirects_in_a_row_max: int = 5  # followed at once; after that with pauses, for the nodes disagree
+    redirects_max: int = 32  # per command
     dedicated_idle_s_max: float = 30.0
 
     def __post_init__(self) -> None:
@@ -59,9 +60,9 @@ class Timeouts:
 
     command_s: float = 5.0
     connect_s: float = 5.0
-    silence_s: float = 5.0  # a lane that owes a reply and hears nothing for so long is closed
+    silence_s: float = 5.0  # a lane that owes an overdue reply and hears nothing for so long is closed
     suspect_s: float = 1.0  # ... for so long: ask the cluster whether the node still owns its slots
-    refresh_interval_s: float = 0.5  # at most one topology query in this time
+    refresh_interval_s: float = 0.5  # at most one refresh in this time
     refresh_period_s: float = 60.0
     blocking_margin_s: float = 5.0
 
@@ -77,7 +78,10 @@ class Verdict(Enum):
 
 
 def judge(error: Exception) -> Verdict:
-    """Decide by the server's error. The classes are redis-py's; BUSY and maxclients are known by their text."""
+    """Decide by the server's error. The classes are redis-py's; BUSY and maxclients are told by text.
+
+    UNBLOCKED is the server's word at a failover; what somebody said with CLIENT UNBLOCK is for the caller.
+    """
     if isinstance(error, AskError):  # MovedError is a subclass of AskError in redis-py
         return Verdict.MOVED if isinstance(error, MovedError) else Verdict.ASK
     if isinstance(error, TryAgainError):
@@ -87,7 +91,9 @@ def judge(error: Exception) -> Verdict:
     text = str(error)
     if text.startswith("BUSY "):
         return Verdict.RETRY
-    if text.startswith("UNBLOCKED ") or "max number of clients" in text:
+    if text.startswith("UNBLOCKED ") and "CLIENT UNBLOCK" not in text:
+        return Verdict.RETRY_AND_REFRESH
+    if "max number of clients" in text:
         return Verdict.RETRY_AND_REFRESH
     return Verdict.FAIL
 

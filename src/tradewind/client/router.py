@@ -1,39 +1,42 @@
 """Brings each command to the node that owns its slot, and decides what happens when that does not work out.
 
-Owns the nodes, the slot map and its refresh, redirects, retries, and the one watchdog of the client. The old map
-serves while a refresh runs; refreshes are single-flight, rate limited, asked of a random node, and never on a
-caller's path. The endpoints that the client was given are kept for ever as the last resort.
+Owns the nodes, the slot map, redirects and retries. The old map serves while a refresh runs; the endpoints
+that the client was given are kept for ever as the last resort.
 """
 
 import asyncio
 import random
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterable
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
+from typing import TYPE_CHECKING
 
 from redis.exceptions import AskError, RedisError, ResponseError
 from redis.exceptions import ConnectionError as RedisConnectionError
 
-from tradewind.client.command import Command, pack
+from tradewind.client.command import Command
 from tradewind.client.connect import ConnectionSettings
 from tradewind.client.errors import ClientClosed, ClusterNotReady, OutcomeUnknown
 from tradewind.client.node import Node
 from tradewind.client.policy import Limits, Timeouts, Verdict, backoff_s, judge
+from tradewind.client.refresh import ANSWER_S, Refresher
 from tradewind.client.stats import ClientStats
 from tradewind.client.topology import (
     SLOT_COUNT,
     AddressRemap,
     Endpoint,
     SlotMap,
-    parse_cluster_slots,
     resolve_endpoint,
 )
+from tradewind.client.watchdog import Watchdog, Watched
 
-TICK_S = 0.05
-STALL_S = 0.25  # a tick so late means that the event loop, not the server, was slow
-REFRESH_ANSWER_S = 2.0  # how long one node may take to answer CLUSTER SLOTS
+if TYPE_CHECKING:
+    from tradewind.client.commit import Committer
+
+START_BACKOFF_BASE_S = 0.05
 ASKED_MAX = 6  # nodes asked in one refresh, besides the original endpoints
+DEMOTED_GRACE_S = 1.0  # a demoted node tells who blocks there; after that they are told by us
 
 
 class Router:
@@ -57,35 +60,46 @@ class Router:
         self.slot_map = SlotMap(())
         self.slot_nodes: list[Node | None] = [None] * SLOT_COUNT
         self.nodes: dict[Endpoint, Node] = {}
+        self.committers: list[Committer] = []
+        self.on_map = [on_map]
         self.retry_always = False
+        self.closed = False
         self.commands = self.moved = self.asked = self.retries = self.refreshes = 0
         self.errors: Counter[str] = Counter()
         self._settings = settings
         self._address_remap = address_remap
         self._require_full_coverage = require_full_coverage
-        self.on_map = [on_map]
         self._rng = rng or random.Random()
         self._parked: deque[Command] = deque()  # no node owns their slot at the moment
         self._delayed: dict[Command, asyncio.TimerHandle] = {}  # waiting for their next try
-        self._refresh_task: asyncio.Task[None] | None = None
-        self._refresh_timer: asyncio.TimerHandle | None = None
-        self._refreshed_s = 0.0
-        self._tick_timer: asyncio.TimerHandle | None = None
-        self._tick_due_s = 0.0
-        self._drained = False
-        self._closed = False
+        self._slot_tries: dict[int, float] = {}  # when the last of a slot's delayed commands is due
+        self._demotions: dict[Node, asyncio.TimerHandle] = {}
+        self._watchdog = Watchdog(self._watched)
+        self._refresher = Refresher(
+            candidates=self._to_ask,
+            dispatch=self.dispatch,
+            install=self._install,
+            is_urgent=self._is_urgent,
+            timeouts=timeouts,
+            address_remap=address_remap,
+            errors=self.errors,
+            rng=self._rng,
+        )
+        self.refresh_soon = self._refresher.soon
+        self.ask = self._refresher.ask
+        self.keep_watch = self._watchdog.start
 
-    # -- the way of a command ------------------------------------------------------------------------------------
+    # -- the way of a command --------------------------------------------------------------------------------
 
     def dispatch(self, command: Command) -> None:
-        """Send the command on its way. Its future gets the reply or an error by its deadline, whatever happens."""
+        """Send the command on its way. Its future gets the reply or, by its deadline, an error."""
         node = command.pinned or self.slot_nodes[command.slot]
         if node is None:
             self.park(command)
         else:
             node.submit(command)
-        if self._tick_timer is None:
-            self._start_ticking()
+        if self._watchdog.timer is None:
+            self._watchdog.start()
 
     def dispatch_again(self, command: Command) -> None:
         """As `dispatch`, by the way that the command first came: alone, or in a durable batch."""
@@ -94,13 +108,12 @@ class Router:
 
     def park(self, command: Command) -> None:
         """Nobody owns the slot at the moment: hold the command until somebody does, or its deadline."""
-        if self._closed:
+        if self.closed:
             command.fail(ClientClosed("the client is closed"))
             return
         self._parked.append(command)
         self.refresh_soon()
-        if self._tick_timer is None:
-            self._start_ticking()
+        self.keep_watch()
 
     def on_error_reply(self, node: Node, command: Command, error: Exception) -> None:
         """What an error reply leads to; see `policy.judge`."""
@@ -112,15 +125,18 @@ class Router:
             return
         if target is None or target is node:
             self.retry_later(command, error)
-        else:
-            self._send_again(command, target)
+        elif not command.future.done():
+            if command.committer is not None:
+                command.committer.enqueue(command, target)
+            else:
+                target.submit(command)
 
     def learn(self, node: Node | None, command: Command, error: Exception) -> Node | None:
         """Take from an error reply what it says about the topology.
 
-        Returns the node to go on with at once, or None to try again after a pause. Raises what the caller must be
-        told: `error` itself, or that redirects lead nowhere. Each command follows its own redirect; a burst of them
-        causes one refresh.
+        Returns the node to go on with at once, or None to try again after a pause. Raises what the caller
+        must be told: `error` itself, or that redirects lead nowhere. Each command follows its own redirect; a
+        burst of them causes one refresh.
         """
         verdict = judge(error)
         if verdict is Verdict.FAIL:
@@ -129,91 +145,96 @@ class Router:
             self.refresh_soon()
         if node is None or not isinstance(error, AskError):
             return None
-        command.attempts += 1
-        if command.attempts > self.limits.redirects_max:
-            raise RedisConnectionError(
-                f"{node.name}: {command.name} was redirected {self.limits.redirects_max} times, last by "
-                f"{type(error).__name__} {error}; the nodes do not agree on who owns slot {command.slot}"
-            ) from error
+        command.redirects += 1
+        if command.redirects > self.limits.redirects_max:
+            raise lost_in_redirects(command, error) from error
         if not 0 <= error.slot_id < SLOT_COUNT:
             raise ResponseError(
                 f"{node.name}: redirected for slot {error.slot_id}, which does not exist"
             ) from error
+        target = self._redirected(node, command, error, asking=verdict is Verdict.ASK)
+        return target if command.redirects <= self.limits.redirects_in_a_row_max else None
+
+    def _redirected(self, node: Node, command: Command, error: AskError, *, asking: bool) -> Node:
+        """ASK is for this command only; MOVED is news for all, except of a command that somebody pinned."""
         target = self.node(resolve_endpoint(error.host, error.port, node.endpoint, self._address_remap))
-        command.asking = verdict is Verdict.ASK
-        if command.asking:
+        command.asking = asking
+        if asking:
             self.asked += 1
-            return target
-        if command.pinned is not None:
+        elif command.pinned is not None:
             command.pinned = target
-            return target
-        self.moved += 1
-        self.slot_nodes[error.slot_id] = target
+        else:
+            self.moved += 1
+            self.slot_nodes[error.slot_id] = target
         return target
 
-    def _send_again(self, command: Command, node: Node) -> None:
-        if command.future.done():
-            return
-        if command.committer is not None:
-            command.committer.enqueue(command, node)
-        else:
-            node.submit(command)
-
-    def on_lost(self, node: Node, sent: list[Command], unsent: list[Command], error: Exception) -> None:
-        """A shared connection ended: what was not sent goes on, what was sent is repeated or unknown."""
-        if self._closed:
-            for command in unsent:
-                command.fail(ClientClosed(str(error)))
-        else:
-            self.refresh_soon()
-            for command in unsent:
-                self.retry_later(command, error)
+    def on_lost(self, node: Node, sent: list[Command], error: Exception) -> None:
+        """A shared connection ended. What was sent is repeated, or its outcome is unknown."""
+        self.refresh_soon()
         for command in sent:
             self.lost(node.name, command, error)
 
     def lost(self, node_name: str, command: Command, error: Exception) -> None:
         """The command was sent and its connection ended without a reply."""
-        if self._closed and command.repeatable:
-            command.fail(ClientClosed(str(error)))
-        elif command.repeatable or self.retry_always:
+        if command.repeatable or self.retry_always:
             self.retry_later(command, error)
-        else:
-            self.errors["OutcomeUnknown"] += 1
+        elif not command.future.done():
             command.fail(
-                OutcomeUnknown(
-                    f"{node_name}: {command.name} was sent and the connection ended before its reply: it may have "
-                    f"run, once; {error}"
-                )
+                self.unknown(f"{node_name}: {command.name} was sent and its connection ended", error)
             )
 
+    def unknown(self, what: str, error: Exception) -> OutcomeUnknown:
+        """The error for a write that may have run; counted."""
+        self.errors["OutcomeUnknown"] += 1
+        return OutcomeUnknown(f"{what} before its reply came: it may have run, once; {error}")
+
+    # -- another try -----------------------------------------------------------------------------------------
+
     def retry_later(self, command: Command, error: Exception) -> None:
-        """Try again after a pause, or answer with `error` if the deadline comes first."""
+        """Try again after a pause, or answer with `error` if the deadline comes first.
+
+        Commands of one slot keep the order in which they come here, so that a pipeline's do.
+        """
         if command.future.done():
             return
         command.attempts += 1
         command.asking = False
-        delay_s = backoff_s(command.attempts, self._rng)
-        if self._closed or time.monotonic() + delay_s >= command.deadline:
-            command.fail(error)
+        loop = asyncio.get_running_loop()
+        now_s = loop.time()
+        due_s = now_s + backoff_s(command.attempts, self._rng)
+        if command.slot >= 0:
+            due_s = max(due_s, self._slot_tries.get(command.slot, 0.0) + 1e-6)
+        if self.closed or time.monotonic() + due_s - now_s >= command.deadline:
+            command.fail(self._last_word(command, error))
             return
         self.retries += 1
-        loop = asyncio.get_running_loop()
-        self._delayed[command] = loop.call_later(delay_s, self._retry_now, command)
+        if command.slot >= 0:
+            self._slot_tries[command.slot] = due_s
+        self._delayed[command] = loop.call_at(due_s, self._retry_now, command, due_s)
+
+    def _retry_now(self, command: Command, due_s: float) -> None:
+        self._delayed.pop(command, None)
+        if self._slot_tries.get(command.slot) == due_s:
+            del self._slot_tries[command.slot]
+        self.dispatch_again(command)
 
     async def pause(self, command: Command, error: Exception) -> None:
-        """The same for a command that runs in a task of its own: sleep, or raise `error` if the deadline is near."""
+        """The same for a command that runs in a task of its own: sleep, or raise if the deadline is near."""
         command.attempts += 1
+        command.asking = False
         delay_s = backoff_s(command.attempts, self._rng)
-        if self._closed or time.monotonic() + delay_s >= command.deadline:
-            raise error
+        if self.closed or time.monotonic() + delay_s >= command.deadline:
+            raise self._last_word(command, error)
         self.retries += 1
         await asyncio.sleep(delay_s)
 
-    def _retry_now(self, command: Command) -> None:
-        self._delayed.pop(command, None)
-        self.dispatch_again(command)
+    def _last_word(self, command: Command, error: Exception) -> Exception:
+        """What the caller is told when there is no time for another try."""
+        if self.closed:
+            return ClientClosed(f"the client is closed; {error}")
+        return lost_in_redirects(command, error) if isinstance(error, AskError) else error
 
-    # -- nodes and the slot map ----------------------------------------------------------------------------------
+    # -- nodes and the slot map ------------------------------------------------------------------------------
 
     def node(self, endpoint: Endpoint) -> Node:
         """The node at an address, made when it is first heard of. Dials nothing."""
@@ -233,64 +254,23 @@ class Router:
         """Nodes that own slots, each once."""
         return list(dict.fromkeys(node for node in self.slot_nodes if node is not None))
 
-    def on_dial_failed(self, _node: Node, error: Exception) -> None:
+    def on_dial_failed(self, node: Node, error: Exception) -> None:
         """The node may have been replaced."""
         self.errors[type(error).__name__] += 1
+        self._refresher.on_dial_failed(node, error)
         self.refresh_soon()
 
     def on_suspect(self, _node: Node) -> None:
         """A silent node sends no redirects: ask the others."""
         self.refresh_soon()
 
-    def refresh_soon(self) -> None:
-        """Have the map refreshed, at most once in `refresh_interval_s`; returns at once."""
-        if self._closed or self._refresh_task is not None or self._refresh_timer is not None:
-            return
-        wait_s = (
-            self._refreshed_s
-            + self.timeouts.refresh_interval_s * self._rng.uniform(1.0, 1.2)
-            - time.monotonic()
-        )
-        self._refresh_timer = asyncio.get_running_loop().call_later(max(0.0, wait_s), self._start_refresh)
+    async def refresh(self, answer_s: float = ANSWER_S) -> None:
+        """Learn the slot map now. Raises ClusterNotReady with each node's own reason."""
+        await self._refresher.refresh(answer_s)
 
-    def _start_refresh(self) -> None:
-        self._refresh_timer = None
-        if self._refresh_task is None and not self._closed:
-            self._refresh_task = asyncio.get_running_loop().create_task(
-                self._refresh_and_rearm(), name="refresh"
-            )
-
-    async def _refresh_and_rearm(self) -> None:
-        try:
-            await self.refresh()
-        except ClusterNotReady as error:
-            self.errors["ClusterNotReady"] += 1
-            self.last_refresh_error = str(error)
-        finally:
-            self._refresh_task = None
-        if self._parked or any(node.waiting and not node.connected for node in self.nodes.values()):
-            self.refresh_soon()
-
-    async def refresh(self) -> None:
-        """Learn the slot map now. Raises ClusterNotReady with each node's own reason when nobody could tell it."""
-        reasons: dict[str, str] = {}
-        for node in self._to_ask():
-            self._refreshed_s = time.monotonic()
-            try:
-                reply = await self.ask(node, ("CLUSTER SLOTS",), REFRESH_ANSWER_S)
-                slot_map = parse_cluster_slots(reply, node.endpoint, self._address_remap)
-            except (RedisConnectionError, ResponseError, TimeoutError, ValueError, OSError) as error:
-                reasons[node.name] = str(error) or type(error).__name__
-                continue
-            except Exception as error:  # redis-py's TimeoutError and authentication errors
-                reasons[node.name] = f"{type(error).__name__}: {error}"
-                continue
-            if slot_map.covered:
-                self._install(slot_map)
-                return
-            reasons[node.name] = "it knows of no slots"
-        listed = "; ".join(f"{name}: {reason}" for name, reason in reasons.items())
-        raise ClusterNotReady(f"no node could tell the slot map: {listed}", reasons)
+    def _is_urgent(self) -> bool:
+        """Somebody waits for better news than the last refresh brought."""
+        return bool(self._parked) or any(node.waiting and not node.connected for node in self.nodes.values())
 
     def _to_ask(self) -> list[Node]:
         """Known nodes in random order, connected and answering ones first, then the original endpoints."""
@@ -299,13 +279,6 @@ class Router:
         self._rng.shuffle(known)
         known.sort(key=lambda node: (node.is_silent(now_s), not node.connected))
         return list(dict.fromkeys((*known[:ASKED_MAX], *(self.node(seed) for seed in self.seeds))))
-
-    async def ask(self, node: Node, args: tuple[Any, ...], timeout_s: float) -> Any:
-        """One harmless command to one node, by a deadline of its own."""
-        now_s = time.monotonic()
-        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        self.dispatch(Command(str(args[0]), pack(args), future, -1, False, now_s, now_s + timeout_s, node))
-        return await future
 
     def _install(self, slot_map: SlotMap) -> None:
         self.refreshes += 1
@@ -317,14 +290,19 @@ class Router:
         for listener in tuple(self.on_map):
             listener(slot_map)
         self._settle_nodes(roles)
-        self._reroute(roles)
+        self._reroute()
 
     def _settle_nodes(self, roles: dict[Endpoint, bool]) -> None:
         """Set roles; give up silent connections to demoted nodes; forget nodes that are gone and empty."""
         now_s = time.monotonic()
         for endpoint, node in list(self.nodes.items()):
+            was_primary = node.role == "primary"
             node.role = "primary" if roles.get(endpoint) else "replica" if endpoint in roles else "unknown"
-            if not roles.get(endpoint) and node.is_silent(now_s):
+            if node.role == "primary":
+                continue
+            if was_primary:
+                self._demoted(node)
+            if node.is_silent(now_s):
                 node.drop_connections(
                     RedisConnectionError(f"{node.name}: silent, and it owns no slots any more")
                 )
@@ -332,25 +310,84 @@ class Router:
                 del self.nodes[endpoint]
                 node.forget()
 
-    def _reroute(self, roles: dict[Endpoint, bool]) -> None:
-        """What waits for a node that lost its slots, or for a slot without owner, finds its way anew."""
+    def _demoted(self, node: Node) -> None:
+        """If it still is so in a while: the map that said so may have been a stale node's."""
+        if node not in self._demotions:
+            loop = asyncio.get_running_loop()
+            self._demotions[node] = loop.call_later(DEMOTED_GRACE_S, self._settle_demotion, node)
+
+    def _settle_demotion(self, node: Node) -> None:
+        del self._demotions[node]
+        if node.role != "primary":
+            node.on_demoted()
+
+    def _reroute(self) -> None:
+        """What waits for a node that lost its slot, or for a slot without owner, finds its way anew."""
         waiting = list(self._parked)
         self._parked.clear()
-        for endpoint, node in self.nodes.items():
-            if not roles.get(endpoint):
-                waiting.extend(node.take_waiting(lambda command: command.pinned is None))
+        for node in self.nodes.values():
+            if node.waiting:
+                waiting.extend(node.take_waiting(partial(self._is_astray, node)))
         for command in waiting:
+            command.asking = False
             self.dispatch_again(command)
 
-    # -- start, watchdog, end ------------------------------------------------------------------------------------
+    def _is_astray(self, node: Node, command: Command) -> bool:
+        return command.pinned is None and self.slot_nodes[command.slot] is not node
+
+    # -- the watchdog's view of what is parked here ----------------------------------------------------------
+
+    def _watched(self) -> Iterator[Watched]:
+        yield from self.nodes.values()
+        yield from self.committers
+        yield self
+
+    @property
+    def active(self) -> bool:
+        """Somebody waits for a slot's owner."""
+        return bool(self._parked)
+
+    def has_expired(self, _now_s: float) -> bool:
+        """Nothing to drain for here."""
+        return False
+
+    def heard_since(self, _time_s: float) -> bool:
+        """Nothing to hear here."""
+        return False
+
+    def excuse_silence(self, _seconds: float) -> None:
+        """Nobody is silent here."""
+
+    def expire(self, now_s: float, _stalled_s: float) -> None:
+        """Tell those whose slot has had no owner until their deadline."""
+        if not self._parked:
+            return
+        for command in self._parked:
+            if command.deadline <= now_s:
+                command.fail(
+                    ClusterNotReady(
+                        f"slot {command.slot} had no owner until the deadline of {command.name}; nothing was "
+                        f"sent; last refresh: {self._refresher.last_error or 'answered'}"
+                    )
+                )
+        self._parked = deque(command for command in self._parked if not command.future.done())
+
+    def tick(self, now_s: float) -> None:
+        """The periodic refresh."""
+        self._refresher.if_old(now_s)
+
+    # -- start and end ---------------------------------------------------------------------------------------
 
     async def start(self) -> None:
-        """Learn the slot map, waiting up to `connect_s` until every slot is served. Raises ClusterNotReady."""
+        """Learn the slot map; wait up to `connect_s` until every slot is served.
+
+        Raises ClusterNotReady, or ClientClosed when it is closed meanwhile.
+        """
         deadline_s = time.monotonic() + self.timeouts.connect_s
         attempt = 0
         while True:
             try:
-                await self.refresh()
+                await self.refresh(min(ANSWER_S, max(0.0, deadline_s - time.monotonic())))
                 missing = SLOT_COUNT - self.slot_map.covered
                 if not missing or not self._require_full_coverage:
                     return
@@ -361,75 +398,25 @@ class Router:
             except ClusterNotReady as failure:
                 error = failure
             attempt += 1
-            delay_s = backoff_s(attempt, self._rng, 0.05)
+            delay_s = backoff_s(attempt, self._rng, START_BACKOFF_BASE_S)
             if time.monotonic() + delay_s >= deadline_s:
                 raise ClusterNotReady(f"{error} (waited {self.timeouts.connect_s:g} s)", error.reasons)
             await asyncio.sleep(delay_s)
 
-    def _start_ticking(self) -> None:
-        if not self._closed:
-            self._tick_due_s = time.monotonic() + TICK_S
-            self._tick_timer = asyncio.get_running_loop().call_later(TICK_S, self._tick)
-
-    def _tick(self) -> None:
-        """Deadlines, silence, periodic refresh. Runs only while something is in flight or waits.
-
-        Before a caller is told that its time is over, the sockets are drained once more: on the first sight of an
-        expired command the verdict is put off by one round of the loop, so that a reply that is already here wins.
-        """
-        now_s = time.monotonic()
-        stalled_s = now_s - self._tick_due_s
-        nodes = list(self.nodes.values())
-        if not self._drained and any(node.expired(now_s) for node in nodes):
-            self._drained = True
-            self._stalled_s = stalled_s
-            self._tick_timer = asyncio.get_running_loop().call_later(0.001, self._tick)
-            return
-        if self._drained:
-            stalled_s = self._stalled_s
-            self._drained = False
-            for node in nodes:
-                node.expire(now_s, stalled_s if stalled_s > STALL_S else 0.0)
-        for node in nodes:
-            node.tick(now_s)
-        self._expire_parked(now_s)
-        if now_s - self._refreshed_s > self.timeouts.refresh_period_s:
-            self.refresh_soon()
-        self._tick_timer = None
-        if self._parked or any(node.active for node in nodes):
-            self._start_ticking()
-
-    def _expire_parked(self, now_s: float) -> None:
-        if not self._parked:
-            return
-        for command in self._parked:
-            if command.deadline <= now_s:
-                command.fail(
-                    ClusterNotReady(
-                        f"slot {command.slot} had no owner until the deadline; last refresh: "
-                        f"{self.last_refresh_error or 'answered'}"
-                    )
-                )
-        self._parked = deque(command for command in self._parked if not command.future.done())
-
-    last_refresh_error = ""
-    _stalled_s = 0.0
-
     async def aclose(self) -> None:
         """Close every connection and tell everyone who waits."""
-        self._closed = True
-        for timer in (self._tick_timer, self._refresh_timer, *self._delayed.values()):
-            if timer is not None:
-                timer.cancel()
-        self._tick_timer = self._refresh_timer = None
-        if self._refresh_task is not None:
-            self._refresh_task.cancel()
-            await asyncio.gather(self._refresh_task, return_exceptions=True)
+        self.closed = True
+        self._watchdog.stop()
+        for timer in (*self._delayed.values(), *self._demotions.values()):
+            timer.cancel()
+        await self._refresher.aclose()
+        await asyncio.gather(*(committer.aclose() for committer in self.committers))
         await asyncio.gather(*(node.aclose() for node in self.nodes.values()))
         for command in (*self._delayed, *self._parked):
             command.fail(ClientClosed("the client is closed"))
         self._delayed.clear()
         self._parked.clear()
+        self._demotions.clear()
         self.nodes.clear()
         self.slot_nodes = [None] * SLOT_COUNT
 
@@ -449,3 +436,11 @@ class Router:
             waits=sum(node.waits for node in self.nodes.values()),
             errors=dict(self.errors),
         )
+
+
+def lost_in_redirects(command: Command, error: Exception) -> RedisConnectionError:
+    """The nodes do not agree on who owns the slot."""
+    return RedisConnectionError(
+        f"{command.name} was redirected {command.redirects} times, last by {type(error).__name__} {error}: "
+        f"the nodes do not agree on who owns slot {command.slot}; it was not executed"
+    )

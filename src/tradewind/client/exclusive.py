@@ -1,0 +1,96 @@
+"""A lane that one caller has for itself: for the handshake, blocking commands and durable batches."""
+
+import asyncio
+import time
+from typing import Any
+
+from redis.exceptions import ConnectionError as RedisConnectionError
+
+from tradewind.client.command import Command, pack
+from tradewind.client.lane import Lane
+
+DRAIN_S = 0.001  # after the deadline the socket is read once more: a reply that is already here wins
+
+
+class ConnectionLost(RedisConnectionError):
+    """An exclusive connection ended; internal: callers see OutcomeUnknown, or the command is tried again."""
+
+    def __init__(self, message: str, *, was_sent: bool) -> None:
+        super().__init__(message)
+        self.was_sent = was_sent
+
+
+class ExclusiveOwner:
+    """Owner of a lane that one caller has for itself: everything is said to the command's own waiter.
+
+    A lost connection fails each command with ConnectionLost, which says whether it had been sent.
+    """
+
+    def on_answered(self, _lane: Lane, _count: int, _size_bytes: int) -> None:
+        return None
+
+    def on_error_reply(self, _lane: Lane, command: Command, error: Exception) -> None:
+        command.fail(error)
+
+    def on_lost(self, _lane: Lane, sent: list[Command], unsent: list[Command], error: Exception) -> None:
+        for command in sent:
+            command.fail(ConnectionLost(str(error), was_sent=True))
+        for command in unsent:
+            command.fail(ConnectionLost(str(error), was_sent=False))
+
+    def on_push(self, _lane: Lane, _message: list[Any] | Exception) -> None:
+        return None
+
+
+EXCLUSIVE_OWNER = ExclusiveOwner()
+
+
+def exclusive_submit(lane: Lane, args: tuple[Any, ...]) -> "asyncio.Future[Any]":
+    """Send a command on a lane that the caller has for itself; the future gets the reply or the error."""
+    future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+    lane.submit(Command(str(args[0]), pack(args), future, -1, False, time.monotonic(), float("inf")))
+    return future
+
+
+def exclusive_request(lane: Lane, command: Command) -> "asyncio.Future[Any]":
+    """Send a caller's command on an exclusive lane, with a future of its own for what the wire says.
+
+    So the caller is told only when more than the reply is known: a barrier, or that no other try is left.
+    """
+    future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+    shadow = Command(
+        command.name,
+        command.packed,
+        future,
+        command.slot,
+        False,
+        command.created_s,
+        float("inf"),
+        raw=command.raw,
+    )
+    shadow.asking, command.asking = command.asking, False
+    lane.submit(shadow)
+    return future
+
+
+async def answered_by(reply: "asyncio.Future[Any]", deadline_s: float) -> bool:
+    """Wait for a reply until the deadline (of the monotonic clock); say whether it came, as value or error.
+
+    After the deadline the socket is drained once, so that time which this process lost is not taken for the
+    server's silence. When the caller is cancelled meanwhile, the reply is given up.
+    """
+    left_s = max(0.0, deadline_s - time.monotonic())
+    try:
+        await asyncio.wait((reply,), timeout=None if left_s == float("inf") else left_s)
+        if not reply.done():
+            await asyncio.wait((reply,), timeout=DRAIN_S)
+    except asyncio.CancelledError:
+        give_up(reply)
+        raise
+    return reply.done()
+
+
+def give_up(reply: "asyncio.Future[Any]") -> None:
+    """Nobody will look at the reply any more, nor at its error."""
+    if not reply.cancel() and not reply.cancelled():
+        reply.exception()

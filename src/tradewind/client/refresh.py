@@ -1,0 +1,157 @@
+"""Learning the slot map: single-flight, rate limited, asked of a random node, never on a caller's path."""
+
+import asyncio
+import random
+import time
+from collections import Counter, deque
+from collections.abc import Callable
+from typing import Any
+
+from redis.exceptions import RedisError
+
+from tradewind.client.command import Command, pack
+from tradewind.client.errors import ClientClosed, ClusterNotReady
+from tradewind.client.exclusive import give_up
+from tradewind.client.node import Node
+from tradewind.client.policy import Timeouts
+from tradewind.client.topology import AddressRemap, SlotMap, parse_cluster_slots
+
+ANSWER_S = 2.0  # how long one node may take to answer
+HEDGE_S = 0.25  # ... and after how long another is asked as well
+JITTER = 0.2  # so that clients that lost the same node do not ask in step
+
+
+class Refresher:
+    """Asks nodes for their slot map and hands the first good one on. The old map serves meanwhile."""
+
+    def __init__(
+        self,
+        *,
+        candidates: Callable[[], list[Node]],
+        dispatch: Callable[[Command], None],
+        install: Callable[[SlotMap], None],
+        is_urgent: Callable[[], bool],
+        timeouts: Timeouts,
+        address_remap: AddressRemap | None,
+        errors: Counter[str],
+        rng: random.Random,
+    ) -> None:
+        self.begun_s = 0.0  # when the last refresh began
+        self.last_error = ""
+        self._candidates = candidates
+        self._dispatch = dispatch
+        self._install = install
+        self._is_urgent = is_urgent
+        self._timeouts = timeouts
+        self._address_remap = address_remap
+        self._errors = errors
+        self._rng = rng
+        self._questions: set[Command] = set()
+        self._task: asyncio.Task[None] | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._closed = False
+
+    def soon(self) -> None:
+        """Have the map refreshed, at most once in `refresh_interval_s`; returns at once."""
+        if self._closed or self._task is not None or self._timer is not None:
+            return
+        pause_s = self._timeouts.refresh_interval_s * self._rng.uniform(1.0, 1.0 + JITTER)
+        wait_s = max(0.0, self.begun_s + pause_s - time.monotonic())
+        self._timer = asyncio.get_running_loop().call_later(wait_s, self._begin)
+
+    def if_old(self, now_s: float) -> None:
+        """The periodic refresh."""
+        if now_s - self.begun_s > self._timeouts.refresh_period_s:
+            self.soon()
+
+    def _begin(self) -> None:
+        self._timer = None
+        if self._task is None and not self._closed:
+            self._task = asyncio.get_running_loop().create_task(self._run(), name="refresh")
+
+    async def _run(self) -> None:
+        try:
+            await self.refresh()
+        except ClusterNotReady as error:
+            self._errors["ClusterNotReady"] += 1
+            self.last_error = str(error)
+        finally:
+            self._task = None
+        if self._is_urgent():
+            self.soon()
+
+    async def refresh(self, answer_s: float = ANSWER_S) -> None:
+        """Learn the slot map now. Raises ClusterNotReady, with each node's own reason, or ClientClosed."""
+        self.begun_s = time.monotonic()
+        reasons: dict[str, str] = {}
+        candidates = deque(self._candidates())
+        asked: dict[asyncio.Future[Any], Node] = {}
+        try:
+            while (candidates or asked) and not self._closed:
+                if candidates:
+                    node = candidates.popleft()
+                    asked[self._ask_for_map(node, answer_s)] = node
+                done, _ = await asyncio.wait(
+                    asked, timeout=HEDGE_S if candidates else None, return_when=asyncio.FIRST_COMPLETED
+                )
+                for reply in done:
+                    if self._accept(asked.pop(reply), reply, reasons):
+                        return
+        finally:
+            for reply in asked:
+                give_up(reply)
+        if self._closed:
+            raise ClientClosed("the client is closed")
+        listed = "; ".join(f"{name}: {reason}" for name, reason in reasons.items())
+        raise ClusterNotReady(f"no node could tell the slot map: {listed}", reasons)
+
+    def _accept(self, node: Node, reply: "asyncio.Future[Any]", reasons: dict[str, str]) -> bool:
+        try:
+            slot_map = parse_cluster_slots(reply.result(), node.endpoint, self._address_remap)
+        except Exception as error:  # a server's answer, a lost connection, garbage: each is a reason
+            reasons[node.name] = _reason(node, error)
+            return False
+        if not slot_map.covered:
+            reasons[node.name] = "it knows of no slots"
+            return False
+        self._install(slot_map)
+        return True
+
+    def _ask_for_map(self, node: Node, answer_s: float) -> "asyncio.Future[Any]":
+        question = self._question(node, ("CLUSTER SLOTS",), answer_s)
+        self._questions.add(question)
+        question.future.add_done_callback(lambda _reply: self._questions.discard(question))
+        return question.future
+
+    async def ask(self, node: Node, args: tuple[Any, ...], timeout_s: float) -> Any:
+        """One harmless command to one node, by a deadline of its own."""
+        return await self._question(node, args, timeout_s).future
+
+    def _question(self, node: Node, args: tuple[Any, ...], timeout_s: float) -> Command:
+        now_s = time.monotonic()
+        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        question = Command(str(args[0]), pack(args), future, -1, False, now_s, now_s + timeout_s, node)
+        self._dispatch(question)
+        return question
+
+    def on_dial_failed(self, node: Node, error: Exception) -> None:
+        """Who only wants to know the map asks somebody else at once."""
+        for question in [question for question in self._questions if question.pinned is node]:
+            question.fail(error)
+
+    async def aclose(self) -> None:
+        """No more refreshes."""
+        self._closed = True
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+
+
+def _reason(node: Node, error: Exception) -> str:
+    """Without the name of the node, which stands before it anyway; with the class where it says more."""
+    text = str(error).removeprefix(f"{node.name}: ") or "no reason given"
+    plain = isinstance(error, ValueError) or type(error).__module__ != RedisError.__module__
+    return text if plain else f"{type(error).__name__}: {text}"
