@@ -13,12 +13,15 @@ EXIT_INTERRUPTED = 130  # as shells report a program that Ctrl-C ended
 
 # name -> (module:attribute of its cyclopts App or function, its line in the list of commands)
 COMMANDS = {
+    "up": ("tradewind.ops.up_command:up", "Start everything on this machine, trade, and prove the result."),
+    "worker": ("tradewind.ops.worker_command:worker", "Worker processes of the order engine."),
+    "audit": ("tradewind.ops.audit_command:audit_command", "Prove that nothing was lost or doubled."),
     "cluster": ("tradewind.ops.cluster_command:app", "A local cluster: start, stop, status."),
 }
 
 HELP = """Orders through a Redis or Valkey Cluster: none lost, none doubled.
 
-Examples: `tradewind cluster start`, `tradewind cluster status`, `tradewind cluster start --help`.
+Examples: `tradewind up`, `tradewind up --seconds 30 --crash-at 10 --json`, `tradewind cluster start`.
 """
 
 

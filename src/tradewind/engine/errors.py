@@ -1,0 +1,17 @@
+"""Errors of the engine that are for people: one sentence with what happened and what to do."""
+
+
+class EngineError(Exception):
+    """Root of the errors below."""
+
+
+class PartitionCountFixed(EngineError):
+    """The cluster was opened with another number of partitions, and accounts cannot change theirs."""
+
+
+class SettingsUnreadable(EngineError):
+    """The engine's settings in the cluster are not what this version writes."""
+
+
+class NotOpened(EngineError):
+    """No engine has run on the cluster."""

@@ -1,0 +1,333 @@
+"""The audit of one partition, as plain code: events in, then what was stored and told, findings out.
+
+From the events alone it derives the accounts, and for each client order id the one answer that its caller
+must have got. Accounts in the cluster, stored answers and the callers' journal are then held against that,
+byte for byte.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import msgspec
+
+from tradewind.engine.account import Account, InconsistentEvent, apply, to_fields
+from tradewind.engine.keys import DAY_MS
+from tradewind.engine.messages import (
+    AccountOpened,
+    AllClosed,
+    Answer,
+    Close,
+    CloseAll,
+    Command,
+    Deposit,
+    Deposited,
+    Event,
+    OpenAccount,
+    OrderFilled,
+    OrderRejected,
+    Place,
+    PositionClosed,
+    RejectReason,
+    decode_event,
+    encode,
+)
+from tradewind.engine.partition import FINGERPRINT_DIGITS, id_field
+from tradewind.ops.journal import JournalEntry
+
+QUOTE_CAUSE = "quote:"
+FINDINGS_MAX = 20
+"""Sentences kept for people; the counts go on."""
+
+
+class Effect(NamedTuple):
+    """What a command did: the answer that follows from it, what was asked as far as events tell, and when."""
+
+    answer: bytes
+    asked: str
+    at_ms: int
+
+
+@dataclass
+class Findings:
+    """What is wrong. All zero: nothing."""
+
+    lost: int = 0
+    """Commands whose caller (or whose stored answer) has an answer, and no event."""
+    duplicated: int = 0
+    """Effects beyond the first one of a client order id."""
+    balance_errors: int = 0
+    """Accounts that do not follow from their events."""
+    gaps: int = 0
+    """Events missing or unreadable."""
+    mismatched: int = 0
+    """Commands whose caller was told something else than what happened."""
+    answer_errors: int = 0
+    """Commands whose stored answer is missing, or is not what happened."""
+    sentences: list[str] = field(default_factory=list)
+
+    @property
+    def clean(self) -> bool:
+        counts = (self.lost, self.duplicated, self.balance_errors, self.gaps)
+        return not any((*counts, self.mismatched, self.answer_errors))
+
+    def say(self, sentence: str) -> None:
+        if len(self.sentences) < FINDINGS_MAX:
+            self.sentences.append(sentence)
+
+    def add(self, other: "Findings") -> None:
+        for name in ("lost", "duplicated", "balance_errors", "gaps", "mismatched", "answer_errors"):
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+        for sentence in other.sentences:
+            self.say(sentence)
+
+
+class PartitionAudit:
+    """Feed it every event in order, then call the checks. Memory is that of one partition's commands."""
+
+    def __init__(self, partition: int) -> None:
+        self.partition = partition
+        self.findings = Findings()
+        self.accounts: dict[str, Account] = {}
+        self.sequence = 0
+        self.events = 0
+        self.stop_outs: list[PositionClosed] = []
+        self._effects: dict[str, Effect] = {}
+        self._duplicated: Counter[str] = Counter()
+        self._money: Counter[str] = Counter()
+        self._wrong: set[str] = set()
+        self._closes: list[
+            tuple[PositionClosed, int]
+        ] = []  # of one command, which may be part of a close_all
+
+    # -- events ----------------------------------------------------------------------------------------
+
+    def take(self, stream_id: str, payload: bytes | None) -> None:
+        """The next event of the stream."""
+        number, _, rest = stream_id.partition("-")
+        sequence = int(number)
+        missing = sequence - self.sequence - 1
+        if missing > 0:
+            self.findings.gaps += missing
+            self._say(f"{missing} events missing before event {sequence}")
+        self.sequence = sequence
+        self.events += 1
+        try:
+            event = decode_event(payload or b"")
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            self.findings.gaps += 1
+            self._say(f"event {stream_id} cannot be read: {error}")
+            return
+        if rest != "0":
+            self.findings.gaps += 1
+            self._say(f"event {stream_id} is not one of the engine's")
+        self._apply(event, sequence)
+        self._attribute(event, sequence)
+
+    def end(self, cursor_sequence: int) -> None:
+        """No more events; the cursor names the last one."""
+        self._flush_closes()
+        missing = cursor_sequence - self.sequence
+        if missing:
+            self.findings.gaps += abs(missing)
+            self._say(f"the cursor is at event {cursor_sequence}, the last event is {self.sequence}")
+
+    def _apply(self, event: Event, sequence: int) -> None:
+        if type(event) is Deposited:
+            self._money[event.account] += event.amount
+        elif type(event) is PositionClosed:
+            self._money[event.account] += event.profit
+            if event.reason == "stop_out":
+                self.stop_outs.append(event)
+        try:
+            apply(self.accounts, event)
+        except InconsistentEvent as error:
+            self._account_wrong(event.account, f"event {sequence}: {error}")
+
+    def _attribute(self, event: Event, sequence: int) -> None:
+        """Which command did it. A close_all's closes come before its own event; all else stands alone."""
+        kind = type(event)
+        if event.cause.startswith(QUOTE_CAUSE) or kind not in _DECIDING:
+            self._flush_closes()
+        elif type(event) is PositionClosed:
+            if self._closes and _key(self._closes[0][0]) != _key(event):
+                self._flush_closes()
+            self._closes.append((event, sequence))
+        elif type(event) is AllClosed:
+            self._close_all(event, sequence)
+        else:
+            self._flush_closes()
+            answer, asked = _outcome(event, sequence, self._balance(event.account))
+            self._effect(event, answer, asked)
+
+    def _flush_closes(self) -> None:
+        closes, self._closes = self._closes, []
+        for event, sequence in closes:
+            answer = Answer(
+                id=event.cause,
+                account=event.account,
+                status="filled",
+                position=event.position,
+                price=event.price,
+                volume=event.volume,
+                profit=event.profit,
+                balance=event.balance,
+                sequence=sequence,
+            )
+            self._effect(event, answer, f"close {event.position}")
+
+    def _close_all(self, event: AllClosed, sequence: int) -> None:
+        if self._closes and _key(self._closes[0][0]) != _key(event):
+            self._flush_closes()
+        first = max(0, len(self._closes) - event.closed)
+        own = self._closes[first:]
+        del self._closes[first:]
+        self._flush_closes()  # more than it says: those were not its own
+        answer = Answer(
+            id=event.cause,
+            account=event.account,
+            status="done",
+            volume=sum(close.volume for close, _ in own),
+            profit=sum(close.profit for close, _ in own),
+            balance=self._balance(event.account),
+            closed=event.closed,
+            left=event.left,
+            sequence=sequence,
+        )
+        self._effect(event, answer, "close_all")
+
+    def _balance(self, account_id: str) -> int:
+        account = self.accounts.get(account_id)
+        return account.balance if account is not None else 0
+
+    def _effect(self, event: Event, answer: Answer, asked: str) -> None:
+        key = _key(event)
+        if key in self._effects:
+            self._duplicated[key] += 1
+            self.findings.duplicated += 1
+            self._say(f"{key} took effect again at event {answer.sequence}")
+        else:
+            self._effects[key] = Effect(encode(answer), asked, event.at_ms)
+
+    # -- what is held against the events ---------------------------------------------------------------
+
+    def check_accounts(self, stored: Mapping[str, Mapping[str, str]]) -> None:
+        """Accounts as the cluster has them, by id; each must be the rebuilt one, field for field."""
+        for name, fields in stored.items():
+            account = self.accounts.get(name)
+            expected = to_fields(account) if account is not None else {}
+            if dict(fields) != expected:
+                self._account_wrong(name, _difference(expected, fields))
+
+    def check_money(self) -> None:
+        """Balance is deposits and closed profits; used margin is the sum of the open positions' margins."""
+        for name, account in self.accounts.items():
+            margin = sum(position.margin for position in account.positions.values())
+            if account.balance != self._money[name]:
+                self._account_wrong(name, f"balance {account.balance} is not its sum {self._money[name]}")
+            if account.used_margin != margin:
+                self._account_wrong(name, f"used margin {account.used_margin} is not its sum {margin}")
+
+    def check_stored_answers(self, stored: Iterable[tuple[str, bytes]], today: int) -> None:
+        """Answers kept for repeats. Each needs its event; each event since yesterday needs its answer."""
+        found: set[str] = set()
+        for key, value in stored:
+            found.add(key)
+            effect = self._effects.get(key)
+            if effect is None:
+                self.findings.lost += 1
+                self._say(f"{key} has a stored answer and no event")
+            elif value[FINGERPRINT_DIGITS:] != effect.answer:
+                self.findings.answer_errors += 1
+                self._say(f"{key}: stored {_text(value)}, the events say {_text(effect.answer)}")
+        for key, effect in self._effects.items():
+            if key not in found and effect.at_ms >= (today - 1) * DAY_MS:
+                self.findings.answer_errors += 1
+                self._say(f"{key} has an event and no stored answer: a repeat would run again")
+
+    def check_told(self, entries: Iterable[JournalEntry]) -> None:
+        """What callers were told. An unknown outcome may have happened or not; an answer must have."""
+        for asked, told in ((entry.asked, entry.told) for entry in entries):
+            if told is None or told.reason is RejectReason.DUPLICATE_ID:
+                continue
+            key = id_field(asked)
+            effect = self._effects.get(key)
+            if effect is None:
+                self.findings.lost += 1
+                self._say(f"{key}: its caller was told {_text(encode(told))}, and there is no event")
+            elif encode(told) != effect.answer or not _fits(asked, told, effect):
+                self.findings.mismatched += 1
+                happened = f"{effect.asked}: {_text(effect.answer)}"
+                self._say(f"{key}: its caller was told {_text(encode(told))}, the events say {happened}")
+
+    def _account_wrong(self, account: str, what: str) -> None:
+        if account not in self._wrong:
+            self._wrong.add(account)
+            self.findings.balance_errors += 1
+        self._say(f"account {account}: {what}")
+
+    def _say(self, sentence: str) -> None:
+        self.findings.say(f"partition {self.partition}: {sentence}")
+
+
+_DECIDING = (AccountOpened, Deposited, OrderFilled, OrderRejected, PositionClosed, AllClosed)
+
+
+def _key(event: Event) -> str:
+    return f"{event.account}:{event.cause}"
+
+
+def _outcome(event: Event, sequence: int, balance: int) -> tuple[Answer, str]:
+    """The answer that follows from an event that stands alone, and what was asked."""
+    answer = Answer(id=event.cause, account=event.account, status="done", balance=balance, sequence=sequence)
+    replace = msgspec.structs.replace
+    match event:
+        case AccountOpened():
+            return replace(answer, balance=0), f"open_account {event.leverage}"
+        case Deposited():
+            return replace(answer, balance=event.balance), f"deposit {event.amount}"
+        case OrderFilled():
+            filled = replace(
+                answer, status="filled", position=event.position, price=event.price, volume=event.volume
+            )
+            return filled, f"place {event.symbol} {event.side} {event.volume}"
+        case OrderRejected():
+            refused = replace(answer, status="rejected", reason=event.reason, text=event.text, balance=None)
+            return refused, event.command
+    raise TypeError(f"{type(event).__name__} decides no command")
+
+
+def _fits(asked: Command, told: Answer, effect: Effect) -> bool:
+    """Whether the effect is one of what was asked. A refusal's event only names the kind."""
+    words = asked_words(asked)
+    return effect.asked == (words.partition(" ")[0] if told.status == "rejected" else words)
+
+
+def asked_words(command: Command) -> str:
+    """A command as far as its event tells it."""
+    match command:
+        case OpenAccount():
+            return f"open_account {command.leverage}"
+        case Deposit():
+            return f"deposit {command.amount}"
+        case Place():
+            return f"place {command.symbol} {command.side} {command.volume}"
+        case Close():
+            return f"close {command.position}"
+        case CloseAll():
+            return "close_all"
+
+
+def _difference(expected: Mapping[str, str], found: Mapping[str, str]) -> str:
+    if not found:
+        return "is in the events and not in the cluster"
+    if not expected:
+        return "is in the cluster and not in the events"
+    names = sorted(name for name in {*expected, *found} if expected.get(name) != found.get(name))
+    shown = [f"{name} is {found.get(name)}, the events say {expected.get(name)}" for name in names[:2]]
+    return "; ".join(shown) + (f" and {len(names) - 2} fields more" if len(names) > 2 else "")
+
+
+def _text(data: bytes) -> str:
+    return data.decode("utf-8", "replace")

@@ -1,0 +1,102 @@
+"""Everything that a run needs before it can trade: servers, engine, workers, and our own end of it.
+
+    servers -> function library and partitions -> workers own all partitions -> order desk
+
+Entered on one stack, so that a failure or an interrupt at any point undoes what was done before it.
+"""
+
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from tradewind import RedisCluster
+from tradewind.embedded import EmbeddedCluster
+from tradewind.engine.desk import OrderDesk
+from tradewind.engine.keys import PartitionKeys
+from tradewind.engine.opening import open_engine
+from tradewind.feed.ticks import TickFileSummary
+from tradewind.ops.connections import OWN_MAX
+from tradewind.ops.journal import Journal
+from tradewind.ops.workers import WorkerProcesses
+
+JOURNAL_FOLDER = "journals"
+SEED = 1
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class UpOptions:
+    """What `tradewind up` was asked for; see its help."""
+
+    workers: int = 50
+    accounts: int = 5_000
+    rate: int = 2_000
+    seconds: float | None = None
+    tick_files: Sequence[TickFileSummary] = ()
+    speed: float = 1.0
+    crash_at_s: float | None = None
+    kill_primary_at_s: float | None = None
+    data: Path | None = None
+    server: Path | None = None
+    url: str | None = None
+    seed: int = SEED
+
+
+@dataclass
+class System:
+    """A running system. `shards` has the partitions by the primary that owned them at the start."""
+
+    run: str
+    options: UpOptions
+    client: RedisCluster
+    partitions: int
+    shards: dict[str, list[int]]
+    workers: WorkerProcesses
+    desk: OrderDesk
+    journal: Journal
+    cluster: EmbeddedCluster | None
+
+
+@asynccontextmanager
+async def running_system(run: str, options: UpOptions, say: Say) -> AsyncIterator[System]:
+    """Start it all; undo it all afterwards, in reverse."""
+    async with AsyncExitStack() as stack:
+        cluster = None
+        if options.url is None:
+            cluster = EmbeddedCluster(options.data, options.server, progress=say)
+            await stack.enter_async_context(cluster)
+        url = options.url or (cluster.url if cluster else "")
+        client = RedisCluster.from_url(url, max_connections=OWN_MAX)
+        stack.push_async_callback(client.aclose)
+        say("loading the function library")
+        partitions = await open_engine(client)
+
+        workers = WorkerProcesses(url, options.workers, partitions)
+        stack.push_async_callback(workers.stop)
+        say(f"starting {options.workers} workers")
+        await workers.start()
+        await workers.wait_until_ready(client, say)
+
+        journal = _journal(run, options.data)
+        stack.callback(journal.close)
+        desk = OrderDesk(client, partitions)
+        stack.push_async_callback(desk.aclose)
+        await desk.start()
+        shards = _shards(client, partitions)
+        yield System(run, options, client, partitions, shards, workers, desk, journal, cluster)
+        say("stopping")
+
+
+def _journal(run: str, data: Path | None) -> Journal:
+    """Kept beside the servers' data; without a data folder it has no name and goes with us."""
+    return Journal() if data is None else Journal(data / JOURNAL_FOLDER / f"{run}.jsonl")
+
+
+def _shards(client: RedisCluster, partitions: int) -> dict[str, list[int]]:
+    shards: dict[str, list[int]] = {}
+    for partition in range(partitions):
+        node = client.get_node_from_key(PartitionKeys(partition).cursor)
+        shards.setdefault(node.name if node else "?", []).append(partition)
+    return shards
