@@ -5,13 +5,14 @@
 Entered on one stack, so that a failure or an interrupt at any point undoes what was done before it.
 """
 
+import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from tradewind import RedisCluster
-from tradewind.embedded import EmbeddedCluster
+from tradewind.embedded import EmbeddedCluster, Supervisor
 from tradewind.engine.desk import OrderDesk
 from tradewind.engine.keys import PartitionKeys
 from tradewind.engine.opening import open_engine
@@ -67,6 +68,7 @@ async def running_system(run: str, options: UpOptions, say: Say) -> AsyncIterato
         if options.url is None:
             cluster = EmbeddedCluster(options.data, options.server, progress=say)
             await stack.enter_async_context(cluster)
+            await stack.enter_async_context(_supervised(cluster, say))
         url = options.url or (cluster.url if cluster else "")
         client = RedisCluster.from_url(url, max_connections=OWN_MAX)
         stack.push_async_callback(client.aclose)
@@ -87,6 +89,17 @@ async def running_system(run: str, options: UpOptions, say: Say) -> AsyncIterato
         shards = _shards(client, partitions)
         yield System(run, options, client, partitions, shards, workers, desk, journal, cluster)
         say("stopping")
+
+
+@asynccontextmanager
+async def _supervised(cluster: EmbeddedCluster, say: Say) -> AsyncIterator[None]:
+    """Servers that end meanwhile are replaced: a shard whose replica is gone takes no durable writes."""
+    task = asyncio.create_task(Supervisor(cluster, say).run(), name="supervisor")
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
 
 
 def _journal(run: str, data: Path | None) -> Journal:
