@@ -6,6 +6,7 @@ commands with one key.
 """
 
 import asyncio
+import functools
 import random
 import time
 from collections.abc import Iterable, Mapping
@@ -143,6 +144,7 @@ class RedisCluster(redis.asyncio.RedisCluster):
                 raise ClientClosed("the client was closed while it was being opened") from None
             raise
         self._router = router
+        self._create_future = asyncio.get_running_loop().create_future  # kept: looking it up costs a getpid()
         self._initialize = False
 
     def _opened(self, opening: "asyncio.Task[None]") -> None:
@@ -213,6 +215,19 @@ class RedisCluster(redis.asyncio.RedisCluster):
 
     # -- commands --------------------------------------------------------------------------------------------
 
+    if not TYPE_CHECKING:  # type checkers see redis-py's own signatures
+        # redis-py's GET and SET spend more time on options that were not given than all the rest takes.
+
+        @functools.wraps(redis.asyncio.RedisCluster.get)
+        def get(self, name):
+            return self.execute_command("GET", name)
+
+        @functools.wraps(redis.asyncio.RedisCluster.set)
+        def set(self, name, value, *args, **options):
+            if args or options:
+                return super().set(name, value, *args, **options)
+            return self.execute_command("SET", name, value)
+
     async def execute_command(self, *args: Any, **options: Any) -> Any:
         """Run one command on the node that owns its key, or on `target_nodes`.
 
@@ -236,7 +251,7 @@ class RedisCluster(redis.asyncio.RedisCluster):
             raise ClientClosed("the client is closed")
         router.commands += 1
         now_s = time.monotonic()
-        future = self._loop_future()
+        future = self._create_future()
         router.dispatch(
             Command(
                 args[0],
@@ -355,7 +370,7 @@ class RedisCluster(redis.asyncio.RedisCluster):
         repeatable = spec.repeatable or call.idempotent
         packed = self._pack(args)
         command = Command(
-            spec.name, packed, self._loop_future(), slot, repeatable, now_s, now_s + timeout_s, node, raw
+            spec.name, packed, self._create_future(), slot, repeatable, now_s, now_s + timeout_s, node, raw
         )
         empty = options.pop(EMPTY_RESPONSE, None)
         options.pop("keys", None)
@@ -386,9 +401,6 @@ class RedisCluster(redis.asyncio.RedisCluster):
 
     def _encode(self, value: Any) -> bytes:
         return bytes(self.encoder.encode(value))  # type: ignore[no-untyped-call]
-
-    def _loop_future(self) -> "asyncio.Future[Any]":
-        return asyncio.get_running_loop().create_future()
 
     def _need_router(self) -> Router:
         if self._router is None:

@@ -21,21 +21,13 @@ class Command:
     write that the caller marked idempotent). `deadline` is in seconds of the monotonic clock.
     """
 
-    __slots__ = (
-        "asking",
-        "attempts",
-        "committer",
-        "created_s",
-        "deadline",
-        "future",
-        "name",
-        "packed",
-        "pinned",
-        "raw",
-        "redirects",
-        "repeatable",
-        "slot",
-    )
+    # Rare, so they stand here: an attribute that is set for every command costs every command its time.
+    pinned: "Node | None" = None  # goes to this node, whatever its slot
+    committer: "Committer | None" = None  # goes in a durable batch
+    raw = False  # its reply stays undecoded
+    asking = False  # ASKING goes right before it
+    attempts = 0
+    redirects = 0
 
     def __init__(
         self,
@@ -56,12 +48,10 @@ class Command:
         self.repeatable = repeatable
         self.created_s = created_s
         self.deadline = deadline
-        self.pinned = pinned
-        self.raw = raw
-        self.asking = False
-        self.attempts = 0
-        self.redirects = 0
-        self.committer: Committer | None = None
+        if pinned is not None:
+            self.pinned = pinned
+        if raw:
+            self.raw = raw
 
     def fail(self, error: BaseException) -> None:
         """Tell the waiter, unless it has gone or has been told already."""
