@@ -10,7 +10,7 @@ import functools
 import random
 import time
 from collections.abc import Iterable, Mapping
-from typing import Any, Self, cast
+from typing import TYPE_CHECKING, Any, Self
 
 import hiredis
 import redis.asyncio
