@@ -10,7 +10,7 @@ import functools
 import random
 import time
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, cast
 
 import hiredis
 import redis.asyncio
