@@ -115,9 +115,9 @@ async def audit(
                 done += 1
                 progress(done)
 
-        async with asyncio.TaskGroup() as auditors:
+        async with asyncio.TaskGroup() as group:
             for _ in range(PARTITIONS_AT_ONCE):
-                auditors.create_task(auditor())
+                group.create_task(auditor())
     return result
 
 
@@ -132,12 +132,13 @@ async def _audit_partition(
     answers = [pair async for pair in _stored_answers(client, keys, today)]
     found.check_stored_answers(answers, today)
     found.check_told(told.of(partition))
+    put_aside = int(await client.execute_command("XLEN", keys.poison))
     stop_outs = [event for event in found.stop_outs if window.holds(event)]
     result.findings.add(found.findings)
     result.events += found.events
     result.accounts += len(found.accounts)
     result.positions += sum(len(account.positions) for account in found.accounts.values())
-    result.put_aside += await client.execute_command("XLEN", keys.poison)
+    result.put_aside += put_aside
     result.stop_outs.positions += len(stop_outs)
     result.stop_outs.accounts += len({event.account for event in stop_outs})
     last_ms = max((event.at_ms for event in stop_outs), default=0)

@@ -78,9 +78,9 @@ class Load:
             while not stop.is_set():
                 await self._offer(time.monotonic())
 
-        async with asyncio.TaskGroup() as callers:
+        async with asyncio.TaskGroup() as group:
             for _ in range(CALLERS):
-                callers.create_task(caller())
+                group.create_task(caller())
 
     async def _offer(self, due_s: float) -> None:
         trader, command = self._mix.next()
@@ -119,9 +119,9 @@ async def open_accounts(desk: OrderDesk, journal: Journal, accounts: Iterable[st
             opened += is_new
 
     try:
-        async with asyncio.TaskGroup() as openers:
+        async with asyncio.TaskGroup() as group:
             for _ in range(OPENING_MAX):
-                openers.create_task(opener())
+                group.create_task(opener())
     except* OutcomeUnknown as errors:
         raise StartFailed(f"accounts cannot be opened: {errors.exceptions[0]}") from None
     return opened

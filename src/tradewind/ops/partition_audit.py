@@ -96,6 +96,8 @@ class PartitionAudit:
         self._effects: dict[str, Effect] = {}
         self._duplicated: Counter[str] = Counter()
         self._money: Counter[str] = Counter()
+        self._balances: Counter[str] = Counter()  # as the last event of the account states it
+        self._lost: set[str] = set()
         self._wrong: set[str] = set()
         self._closes: list[
             tuple[PositionClosed, int]
@@ -136,8 +138,10 @@ class PartitionAudit:
     def _apply(self, event: Event, sequence: int) -> None:
         if type(event) is Deposited:
             self._money[event.account] += event.amount
+            self._balances[event.account] = event.balance
         elif type(event) is PositionClosed:
             self._money[event.account] += event.profit
+            self._balances[event.account] = event.balance
             if event.reason == "stop_out":
                 self.stop_outs.append(event)
         try:
@@ -158,7 +162,7 @@ class PartitionAudit:
             self._close_all(event, sequence)
         else:
             self._flush_closes()
-            answer, asked = _outcome(event, sequence, self._balance(event.account))
+            answer, asked = _outcome(event, sequence, self._balances[event.account])
             self._effect(event, answer, asked)
 
     def _flush_closes(self) -> None:
@@ -190,16 +194,12 @@ class PartitionAudit:
             status="done",
             volume=sum(close.volume for close, _ in own),
             profit=sum(close.profit for close, _ in own),
-            balance=self._balance(event.account),
+            balance=self._balances[event.account],
             closed=event.closed,
             left=event.left,
             sequence=sequence,
         )
         self._effect(event, answer, "close_all")
-
-    def _balance(self, account_id: str) -> int:
-        account = self.accounts.get(account_id)
-        return account.balance if account is not None else 0
 
     def _effect(self, event: Event, answer: Answer, asked: str) -> None:
         key = _key(event)
@@ -236,8 +236,7 @@ class PartitionAudit:
             found.add(key)
             effect = self._effects.get(key)
             if effect is None:
-                self.findings.lost += 1
-                self._say(f"{key} has a stored answer and no event")
+                self._command_lost(key, "has a stored answer and no event")
             elif value[FINGERPRINT_DIGITS:] != effect.answer:
                 self.findings.answer_errors += 1
                 self._say(f"{key}: stored {_text(value)}, the events say {_text(effect.answer)}")
@@ -254,12 +253,17 @@ class PartitionAudit:
             key = id_field(asked)
             effect = self._effects.get(key)
             if effect is None:
-                self.findings.lost += 1
-                self._say(f"{key}: its caller was told {_text(encode(told))}, and there is no event")
+                self._command_lost(key, f"has no event; its caller was told {_text(encode(told))}")
             elif encode(told) != effect.answer or not _fits(asked, told, effect):
                 self.findings.mismatched += 1
                 happened = f"{effect.asked}: {_text(effect.answer)}"
                 self._say(f"{key}: its caller was told {_text(encode(told))}, the events say {happened}")
+
+    def _command_lost(self, key: str, what: str) -> None:
+        if key not in self._lost:
+            self._lost.add(key)
+            self.findings.lost += 1
+        self._say(f"{key} {what}")
 
     def _account_wrong(self, account: str, what: str) -> None:
         if account not in self._wrong:

@@ -1,5 +1,6 @@
 """`tradewind up`: the whole system on this machine, with a load on it and the audit at the end."""
 
+import asyncio
 import json
 import sys
 from pathlib import Path
@@ -77,7 +78,10 @@ def up(
         url=url,
     )
     _check(options)
-    report = run_loop(Up(options, say=_say, live=_say).run())
+    try:
+        report = run_loop(Up(options, say=_say, live=_say).run())
+    except asyncio.CancelledError:  # interrupted before it traded, or while it ended: all is undone
+        raise KeyboardInterrupt from None
     _print(report, as_json)
     return EXIT_CLEAN if report["audit"]["clean"] else EXIT_FINDINGS
 

@@ -1,0 +1,162 @@
+"""Each kind of fault, planted in a sound history, is found and counted as what it is."""
+
+from collections.abc import Callable
+
+import msgspec
+import pytest
+
+from tests.ops.history import History, short_history
+from tradewind import clock
+from tradewind.engine.keys import DAY_MS
+from tradewind.engine.messages import Deposited, OrderFilled, PositionClosed, decode_event, encode
+from tradewind.ops.partition_audit import FINDINGS_MAX, Findings, PartitionAudit
+
+Damage = Callable[[History], None]
+COUNTS = ("lost", "duplicated", "balance_errors", "gaps", "mismatched", "answer_errors")
+
+
+def examine(history: History) -> PartitionAudit:
+    """All that `audit` does with one partition, without a cluster."""
+    found = PartitionAudit(history.partition)
+    for sequence, event in enumerate(history.events, 1):
+        if event:  # an empty one is missing from the stream
+            found.take(f"{sequence}-0", event)
+    found.check_accounts(history.accounts)
+    found.end(len(history.events))
+    found.check_money()
+    found.check_stored_answers(history.answers.items(), clock.now_ms() // DAY_MS)
+    found.check_told(history.journal)
+    return found
+
+
+def counts(found: Findings) -> dict[str, int]:
+    return {name: getattr(found, name) for name in COUNTS if getattr(found, name)}
+
+
+def index_of(history: History, kind: type) -> int:
+    return next(i for i, event in enumerate(history.events) if type(decode_event(event)) is kind)
+
+
+def forged(history: History, kind: type, **changes: object) -> None:
+    index = index_of(history, kind)
+    history.events[index] = encode(msgspec.structs.replace(decode_event(history.events[index]), **changes))
+
+
+def told_otherwise(history: History, **changes: object) -> None:
+    index = next(i for i, entry in enumerate(history.journal) if entry.told and entry.told.profit)
+    entry = history.journal[index]
+    told = msgspec.structs.replace(entry.told, **changes)
+    history.journal[index] = msgspec.structs.replace(entry, told=told)
+
+
+def stored_otherwise(history: History) -> None:
+    key = next(iter(history.answers))
+    history.answers[key] = history.answers[key].replace(b'"done"', b'"lost"')
+
+
+def first_key(history: History) -> str:
+    return next(iter(history.answers))
+
+
+def test_a_sound_history_is_clean():
+    found = examine(short_history(1))
+    assert counts(found.findings) == {}, found.findings.sentences
+    assert found.findings.clean
+    assert len(found.stop_outs) >= 2
+
+
+def test_the_history_has_every_kind_of_event():
+    kinds = {type(decode_event(event)).__name__ for event in short_history(1).events}
+    assert {"AccountOpened", "Deposited", "OrderFilled", "OrderRejected", "PositionClosed"} <= kinds
+    assert {"AllClosed", "MarginCall"} <= kinds
+
+
+def drop_event(history: History) -> None:
+    history.events[index_of(history, OrderFilled)] = b""
+
+
+def cut_event_short(history: History) -> None:
+    index = index_of(history, OrderFilled)
+    history.events[index] = history.events[index][:20]
+
+
+def drop_last_event(history: History) -> None:
+    history.events[-1] = b""
+
+
+def repeat_deposit(history: History) -> None:
+    """The same client order id takes effect twice, with sums that add up."""
+    event = decode_event(history.events[index_of(history, Deposited)])
+    account = history.accounts[event.account]
+    history.events.append(
+        encode(msgspec.structs.replace(event, balance=int(account["balance"]) + event.amount))
+    )
+    account["balance"] = str(int(account["balance"]) + event.amount)
+
+
+@pytest.mark.parametrize(
+    ("damage", "expected"),
+    [
+        # The fill's command has answers and no event; its account no longer adds up.
+        (drop_event, {"gaps": 1, "lost": 1, "balance_errors": 1}),
+        (drop_last_event, {"gaps": 1, "lost": 1}),
+        (repeat_deposit, {"duplicated": 1}),
+        (cut_event_short, {"gaps": 1, "lost": 1, "balance_errors": 1}),
+        (lambda h: h.accounts[next(iter(h.accounts))].update(balance="1"), {"balance_errors": 1}),
+        (lambda h: h.accounts[next(iter(h.accounts))].update(used_margin="1"), {"balance_errors": 1}),
+        (lambda h: h.accounts[next(iter(h.accounts))].update({"position:9-9": "{}"}), {"balance_errors": 1}),
+        (lambda h: h.accounts.update(ghost={"id": "ghost"}), {"balance_errors": 1}),
+        (lambda h: told_otherwise(h, price=1), {"mismatched": 1}),
+        (lambda h: told_otherwise(h, profit=1), {"mismatched": 1}),
+        (lambda h: told_otherwise(h, balance=1), {"mismatched": 1}),
+        (lambda h: told_otherwise(h, position="1-99"), {"mismatched": 1}),
+        (lambda h: told_otherwise(h, status="rejected"), {"mismatched": 1}),
+        (stored_otherwise, {"answer_errors": 1}),
+        (lambda h: h.answers.pop(first_key(h)), {"answer_errors": 1}),
+        (lambda h: h.answers.update({"A:never": h.answers[first_key(h)]}), {"lost": 1}),
+    ],
+)
+def test_a_planted_fault_is_counted_as_what_it_is(damage: Damage, expected: dict[str, int]):
+    history = short_history(1)
+    damage(history)
+    found = examine(history).findings
+    assert counts(found) == expected, found.sentences
+    assert not found.clean
+
+
+def test_a_fill_that_nobody_asked_for_so_is_a_mismatch():
+    history = short_history(1)
+    forged(history, OrderFilled, side="sell")
+    assert counts(examine(history).findings) == {"mismatched": 1}
+
+
+def test_a_forged_amount_breaks_the_account():
+    history = short_history(1)
+    forged(history, PositionClosed, profit=12_345)
+    assert examine(history).findings.balance_errors == 1
+
+
+def test_an_unknown_outcome_may_have_happened_or_not():
+    history = short_history(1)
+    history.journal[3] = msgspec.structs.replace(history.journal[3], told=None)
+    asked = msgspec.structs.replace(history.journal[3].asked, id="never-arrived")
+    history.journal.append(msgspec.structs.replace(history.journal[3], asked=asked))
+    assert examine(history).findings.clean
+
+
+def test_an_answer_of_long_ago_may_have_been_forgotten():
+    history = short_history(1)
+    history.answers.clear()
+    found = PartitionAudit(1)
+    for sequence, event in enumerate(history.events, 1):
+        found.take(f"{sequence}-0", event)
+    found.end(len(history.events))
+    found.check_stored_answers([], clock.now_ms() // DAY_MS + 2)
+    assert found.findings.clean
+
+
+def test_sentences_are_few_and_counts_go_on():
+    history = short_history(1)
+    found = examine(History(1, journal=history.journal * 2))
+    assert found.findings.lost == len(history.journal) > FINDINGS_MAX
+    assert len(found.findings.sentences) == FINDINGS_MAX
