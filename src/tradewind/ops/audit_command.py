@@ -24,7 +24,10 @@ def audit_command(
     url: Annotated[str, Parameter(help="The cluster, as redis://HOST:PORT.")] = "redis://127.0.0.1:6379",
     journal: Annotated[
         list[Path] | None,
-        Parameter(help="What callers were told, from `tradewind up --data`; may be given several times."),
+        Parameter(
+            negative="",
+            help="What callers were told, from `tradewind up --data`; may be given several times.",
+        ),
     ] = None,
     as_json: Annotated[
         bool, Parameter(name="--json", negative="", help="One JSON object on stdout.")

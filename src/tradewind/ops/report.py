@@ -1,5 +1,6 @@
 """The report of a run: one JSON object, or a table."""
 
+import re
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -130,8 +131,15 @@ def show(report: Report) -> None:
 
 def _cell(value: Any) -> str:
     if isinstance(value, dict):
-        pairs = [(key.replace("_", " "), _cell(item)) for key, item in value.items() if key != "findings"]
+        pairs = [(_label(key), _cell(item)) for key, item in value.items() if key != "findings"]
         return "   ".join(f"{key} {text}" for key, text in pairs)
     if value is None:
         return "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
     return f"{value:,}" if isinstance(value, int | float) else str(value)
+
+
+def _label(key: str) -> str:
+    """A figure's name for people: p99_9 is p99.9."""
+    return re.sub(r"(?<=\d)_(?=\d)", ".", key).replace("_", " ")

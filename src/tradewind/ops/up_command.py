@@ -33,8 +33,9 @@ def up(
     ticks: Annotated[
         list[Path] | None,
         Parameter(
+            negative="",
             help="Tick file to replay: HistData, TrueFX, or with a header timestamp,bid,ask; CSV or CSV.gz. "
-            "May be given several times. Default: a simulated market."
+            "May be given several times. Default: a simulated market.",
         ),
     ] = None,
     symbol: Annotated[
@@ -43,10 +44,14 @@ def up(
     speed: Annotated[float, Parameter(help="Replay so many times as fast.")] = 1.0,
     crash_at: Annotated[
         float | None,
-        Parameter(help="One symbol falls 3 % within a second, so many seconds after trading began."),
+        Parameter(
+            help="One symbol falls 3 % within a second, so many seconds after trading began. "
+            "Default: off; 20 in a terminal without --seconds."
+        ),
     ] = None,
     kill_primary_at: Annotated[
-        float | None, Parameter(help="kill -9 of one primary, so many seconds after trading began.")
+        float | None,
+        Parameter(help="kill -9 of one primary, so many seconds after trading began. Default: off."),
     ] = None,
     data: Annotated[
         Path | None,
