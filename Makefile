@@ -50,7 +50,8 @@ test: lint ## lint, then every test (ARGS="-k lane")
 bench: setup ## measure, side by side with redis-py and valkey-glide (ARGS=...)
 	@$(BIN)/python -m benchmarks $(ARGS)
 
-soak: setup ## the whole system under faults for ten minutes, then the audit
+soak: setup ## the long tests, then the whole system under faults for ten minutes, then the audit
+	@$(BIN)/pytest -m soak
 	@$(BIN)/tradewind up --seconds 600 --crash-at 60 --kill-primary-at 120 $(ARGS)
 
 lock: setup ## resolve the dependencies anew: uv.lock and requirements.lock

@@ -166,6 +166,8 @@ class RedisCluster(redis.asyncio.RedisCluster):
 
     def _learn_commands(self, catalog: dict[str, CommandSpec]) -> None:
         self._catalog = catalog
+        if not self._is_utf8():
+            return  # the short path leaves the encoding to hiredis, which knows one
         self._short_path = {
             name: (spec.first_key, spec.repeatable)
             for name, spec in catalog.items()
@@ -240,32 +242,35 @@ class RedisCluster(redis.asyncio.RedisCluster):
         short = self._short_path.get(args[0])
         if short is None or (options and (len(options) > 1 or "keys" not in options)):
             return await self.execute_call(args, options, DEFAULT_CALL)
-        first_key, repeatable = short
         try:
-            key = args[first_key]
-            packed = hiredis.pack_command(args)
+            future = self._send(args, *short)
         except (TypeError, IndexError):
             return await self.execute_call(args, options, DEFAULT_CALL)
-        router = self._router
-        if router is None:
-            raise ClientClosed("the client is closed")
-        router.commands += 1
-        now_s = time.monotonic()
-        future = self._create_future()
-        router.dispatch(
-            Command(
-                args[0],
-                packed,
-                future,
-                key_slot(key.encode() if type(key) is str else self._encode(key)),
-                repeatable,
-                now_s,
-                now_s + self._timeout_s,
-            )
-        )
         reply = await future
         callback = self.response_callbacks.get(args[0])
         return reply if callback is None else callback(reply)
+
+    def _send(self, args: tuple[Any, ...], first_key: int, repeatable: bool) -> "asyncio.Future[Any]":
+        """The short path: one key at a known place, default options."""
+        router = self._router
+        if router is None:
+            raise ClientClosed("the client is closed")
+        key = args[first_key]
+        packed = hiredis.pack_command(args)
+        slot = key_slot(key.encode() if type(key) is str else self._encode(key))
+        router.commands += 1
+        now_s = time.monotonic()
+        future = self._create_future()
+        router.dispatch(Command(args[0], packed, future, slot, repeatable, now_s, now_s + self._timeout_s))
+        return future
+
+    def post(self, *args: Any) -> None:
+        """Send a command with one key and do not wait for its reply: an error is counted and forgotten.
+
+        For messages that nobody relies on. The client must be initialized. Raises KeyError for a command
+        that has not exactly one key, or that blocks.
+        """
+        self._send(args, *self._short_path[args[0]]).add_done_callback(_forget)
 
     async def execute_call(self, args: tuple[Any, ...], options: dict[str, Any], call: CallOptions) -> Any:
         """`execute_command` for every kind of command, with the options of one call."""
@@ -331,7 +336,7 @@ class RedisCluster(redis.asyncio.RedisCluster):
         if self.command_flags.get(spec.name) == SLOT_ID:
             return int(args[1 if " " in str(args[0]) else 2])
         try:
-            keys = find_keys(spec, args)
+            keys = args[1:2] if spec.name == "PUBLISH" else find_keys(spec, args)
         except (ValueError, TypeError, IndexError):
             keys = []
         slots = {key_slot(self._encode(key)) for key in keys}
@@ -366,7 +371,7 @@ class RedisCluster(redis.asyncio.RedisCluster):
         timeout_s = self._timeout_s if call.timeout_s is None else call.timeout_s
         if blocking is not None:
             timeout_s = blocking.seconds + self._timeouts.blocking_margin_s
-        raw = bool(options.pop(NEVER_DECODE, False))
+        raw = options.pop(NEVER_DECODE, None) is not None  # redis-py says it with an empty list
         repeatable = spec.repeatable or call.idempotent
         packed = self._pack(args)
         command = Command(
@@ -395,9 +400,12 @@ class RedisCluster(redis.asyncio.RedisCluster):
         return next(iter(replies.values())) if len(replies) == 1 else replies
 
     def _pack(self, args: tuple[Any, ...]) -> bytes:
-        if self.encoder.encoding.lower().replace("-", "") == "utf8":
+        if self._is_utf8():
             return pack(args)
         return pack((args[0], *(self._encode(arg) for arg in args[1:])))
+
+    def _is_utf8(self) -> bool:
+        return str(self.encoder.encoding).lower().replace("-", "") == "utf8"
 
     def _encode(self, value: Any) -> bytes:
         return bytes(self.encoder.encode(value))  # type: ignore[no-untyped-call]
@@ -471,3 +479,8 @@ class RedisCluster(redis.asyncio.RedisCluster):
 def _word(value: Any) -> str:
     """A word of a command as the catalog and redis-py's callbacks spell it."""
     return (value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)).upper()
+
+
+def _forget(future: "asyncio.Future[Any]") -> None:
+    if not future.cancelled():
+        future.exception()  # looked at, so that asyncio does not report it

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import TYPE_CHECKING
 
-from redis.exceptions import AskError, RedisError, ResponseError
+from redis.exceptions import AskError, ResponseError
 from redis.exceptions import ConnectionError as RedisConnectionError
 
 from tradewind.client.command import Command
@@ -119,7 +119,7 @@ class Router:
         """What an error reply leads to; see `policy.judge`."""
         try:
             target = self.learn(node, command, error)
-        except RedisError as answer:
+        except Exception as answer:  # of redis-py, or UnicodeDecodeError
             self.errors[type(answer).__name__] += 1
             command.fail(answer)
             return

@@ -1,0 +1,392 @@
+"""A lane against a scripted server, without I/O: thousands of seeded runs.
+
+Every caller must get its own reply or an honest error, whatever happens to the order of things: cancelled callers,
+split and merged replies, pushes, error replies, texts that do not decode, resets, garbage. A failing run prints
+its seed; `run(seed)` repeats it.
+"""
+
+import random
+from collections import deque
+from collections.abc import Callable
+from typing import Any, cast
+
+import hiredis
+import pytest
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import MovedError, ResponseError
+
+from tests.support.tickets import Ticket
+from tradewind.client.command import Command, pack
+from tradewind.client.lane import Lane, LaneState, server_error
+
+SEEDS = 5000
+SOAK_SEEDS = 300_000
+UNDECODABLE = b"\xff\xfe"
+
+
+class Server:
+    """Answers ECHO with its argument, in the form that the argument asks for. Notes what ran, and in which order."""
+
+    def __init__(self) -> None:
+        self.ran: list[bytes] = []
+        self.asking_before: dict[bytes, bool] = {}
+        self._reader = hiredis.Reader()
+        self._asking = False
+
+    def replies_to(self, data: bytes) -> bytes:
+        self._reader.feed(data)
+        out = b""
+        while (request := self._reader.gets()) is not False:
+            out += self._reply(request)
+        return out
+
+    def _reply(self, request: list[bytes]) -> bytes:
+        if request[0] == b"ASKING":
+            self._asking = True
+            return b"+OK\r\n"
+        name = request[1]
+        self.ran.append(name)
+        self.asking_before[name], self._asking = self._asking, False
+        kind = name.split(b":")[0]
+        if kind == b"error":
+            return b"-ERR " + name + b"\r\n"
+        if kind == b"array":
+            return b"*2\r\n$%d\r\n%s\r\n*1\r\n:7\r\n" % (len(name), name)
+        if kind == b"undecodable":
+            return b"*2\r\n$2\r\n%s\r\n$%d\r\n%s\r\n" % (UNDECODABLE, len(name), name)
+        return b"$%d\r\n%s\r\n" % (len(name), name)
+
+
+class World:
+    """One lane, its owner, its server, and everything in between, driven by one random generator."""
+
+    def __init__(self, seed: int) -> None:
+        self.rng = random.Random(seed)
+        self.now_s = 0.0
+        self.server = Server()
+        self.soon: deque[Callable[[], None]] = deque()
+        self.to_server = b""
+        self.to_client = b""
+        self.in_flight = self.in_flight_bytes = 0
+        self.commands: list[Command] = []
+        self.unsent: list[Command] = []
+        self.sent_and_lost: list[Command] = []
+        self.pushes = 0
+        self.pushed = 0
+        self.decodes = self.rng.random() < 0.5
+        self.lane = Lane(
+            self,
+            name="node:1",
+            call_soon=self.soon.append,
+            now=lambda: self.now_s,
+            encoding="utf-8" if self.decodes else None,
+        )
+
+    # -- as the lane's owner ---------------------------------------------------------------------------------
+
+    def on_answered(self, _lane: Lane, count: int, size_bytes: int) -> None:
+        self._left(count, size_bytes)
+
+    def on_error_reply(self, _lane: Lane, command: Command, error: Exception) -> None:
+        if command.name != "ASKING":
+            command.fail(error)
+
+    def on_lost(self, _lane: Lane, sent: list[Command], unsent: list[Command], error: Exception) -> None:
+        everybody = [*sent, *unsent]
+        self._left(len(everybody), sum(len(command.packed) for command in everybody))
+        self.sent_and_lost += [command for command in sent if command.name != "ASKING"]
+        self.unsent += [command for command in unsent if command.name != "ASKING"]
+        for command in everybody:
+            if command.name != "ASKING":
+                command.fail(error)
+
+    def on_push(self, _lane: Lane, message: list[Any] | Exception) -> None:
+        assert isinstance(message, list)  # decoded or not, as the parser stood when its parts came
+        assert [item if isinstance(item, bytes) else item.encode() for item in message] == [b"news", b"1"]
+        self.pushed += 1
+
+    def _left(self, count: int, size_bytes: int) -> None:
+        self.in_flight -= count
+        self.in_flight_bytes -= size_bytes
+        assert self.in_flight >= 0
+        assert self.in_flight_bytes >= 0
+
+    # -- what can happen -------------------------------------------------------------------------------------
+
+    def submit(self) -> None:
+        kind = self.rng.choice(["text", "text", "array", "error", "undecodable", "raw"])
+        name = f"{kind}:{len(self.commands)}"
+        packed = pack(("ECHO", name, "x" * self.rng.randrange(40)))
+        command = Command("ECHO", packed, cast(Any, Ticket(name)), 0, False, 0.0, 1e9, raw=kind == "raw")
+        command.asking = self.rng.random() < 0.1
+        self.commands.append(command)
+        self.in_flight += 2 if command.asking else 1
+        self.in_flight_bytes += len(packed) + (len(pack(("ASKING",))) if command.asking else 0)
+        self.lane.submit(command)
+
+    def open(self) -> None:
+        if self.lane.state is LaneState.NEW:
+            self.lane.opened(self._written, lambda: None)
+
+    def _written(self, data: bytes) -> None:
+        self.to_server += data
+
+    def turn(self) -> None:
+        for _ in range(len(self.soon)):
+            self.soon.popleft()()
+
+    def cancel(self) -> None:
+        waiting = [command for command in self.commands if not command.future.done()]
+        if waiting:
+            self.rng.choice(waiting).future.cancel()
+
+    def server_reads(self) -> None:
+        cut = self.rng.randrange(len(self.to_server) + 1)
+        self.to_client += self.server.replies_to(self.to_server[:cut])
+        self.to_server = self.to_server[cut:]
+
+    def deliver(self) -> None:
+        size = self.rng.choice([1, 2, 7, 64, 1 << 20])
+        data, self.to_client = self.to_client[:size], self.to_client[size:]
+        if data:
+            self.lane.feed(data)
+
+    def push(self) -> None:
+        """Between two replies, as servers send it: what the server has written always ends with a whole one."""
+        self.pushes += 1
+        self.to_client += b">2\r\n$4\r\nnews\r\n$1\r\n1\r\n"
+
+    def reset(self) -> None:
+        if self.rng.random() < 0.1:
+            self.lane.close(RedisConnectionError("reset"))
+            self.to_client = b""
+
+    def garbage(self) -> None:
+        if self.rng.random() < 0.03:
+            self.to_client += self.rng.choice([b"hello\r\n", b"*-7\r\n", b"*1\r\n" * 5000])
+
+    def run(self) -> None:
+        steps = [
+            self.submit, self.submit, self.submit, self.turn, self.turn, self.cancel, self.server_reads,
+            self.server_reads, self.deliver, self.deliver, self.deliver, self.push, self.reset, self.garbage,
+        ]  # fmt: skip
+        if self.rng.random() < 0.7:
+            self.open()
+        for _ in range(self.rng.randrange(10, 120)):
+            self.now_s += self.rng.random()
+            self.rng.choice(steps)()
+        self.open()
+        self.finish()
+
+    def finish(self) -> None:
+        """Let everything that is under way arrive."""
+        self.turn()
+        self.to_client += self.server.replies_to(self.to_server)
+        while self.to_client and self.lane.state is LaneState.OPEN:
+            self.deliver()
+        self.turn()
+
+    # -- what must hold --------------------------------------------------------------------------------------
+
+    def check(self) -> None:
+        assert self.in_flight == 0, f"{self.in_flight} leaked"
+        assert self.in_flight_bytes == 0, f"{self.in_flight_bytes} bytes leaked"
+        assert self.lane.load == 0
+        assert self.pushed <= self.pushes
+        for command in self.commands:
+            self._check_command(command)
+        order = {name: index for index, name in enumerate(self.server.ran)}
+        sent_order = [order[name] for name in map(_name, self.commands) if name in order]
+        assert sent_order == sorted(sent_order), "they ran in another order than they were submitted"
+
+    def _check_command(self, command: Command) -> None:
+        ticket, name = cast(Any, command.future), _name(command)
+        times = self.server.ran.count(name)
+        assert ticket.done(), f"{ticket} was told nothing"
+        assert times <= 1, f"{ticket} ran {times} times"
+        if times:
+            assert self.server.asking_before[name] == command.asking, f"{ticket}: ASKING is not at its place"
+        if command in self.unsent:
+            assert not times, f"{ticket} is said to be unsent, and ran"
+        elif command in self.sent_and_lost:
+            assert isinstance(ticket.value, RedisConnectionError | None)
+        elif ticket.state == "answered":
+            assert times
+            assert ticket.value == self._expected(name), f"{ticket} got a stranger's reply"
+        elif ticket.state == "failed":
+            assert times
+            if name.startswith(b"undecodable"):
+                assert isinstance(ticket.value, UnicodeDecodeError)
+            else:
+                assert str(ticket.value) == name.decode(), f"{ticket} got a stranger's error"
+
+    def _expected(self, name: bytes) -> Any:
+        kind = name.split(b":")[0]
+        if kind == b"raw" or not self.decodes:
+            text: Any = name
+        else:
+            text = name.decode()
+        return {b"array": [text, [7]], b"undecodable": [UNDECODABLE, name]}.get(kind, text)
+
+
+def _name(command: Command) -> bytes:
+    return cast(Any, command.future).name.encode()
+
+
+def run(seed: int) -> World:
+    world = World(seed)
+    try:
+        world.run()
+        world.check()
+    except Exception as error:
+        raise AssertionError(f"seed {seed}: {error!r}") from error
+    return world
+
+
+def test_every_caller_gets_its_own_reply_whatever_happens() -> None:
+    worlds = [run(seed) for seed in range(SEEDS)]
+    states = {cast(Any, command.future).state for world in worlds for command in world.commands}
+    assert states == {"answered", "failed", "cancelled"}, "the runs do not reach every end"
+    assert any(world.unsent for world in worlds)
+    assert any(world.sent_and_lost for world in worlds)
+    assert any(world.pushed for world in worlds)
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(600)
+def test_every_caller_gets_its_own_reply_for_long() -> None:
+    for seed in range(SEEDS, SOAK_SEEDS):
+        run(seed)
+
+
+# -- single rules --------------------------------------------------------------------------------------------
+
+
+class Quiet(World):
+    """A world in which nothing happens by itself."""
+
+    def __init__(self) -> None:
+        super().__init__(0)
+        self.decodes = False
+        self.lane = Lane(self, name="node:1", call_soon=self.soon.append, now=lambda: self.now_s)
+        self.written: list[bytes] = []
+        self.closed = 0
+        self.lane.opened(self.written.append, self._closed)
+
+    def _closed(self) -> None:
+        self.closed += 1
+
+    def ask(self, name: str, *, asking: bool = False) -> Command:
+        command = Command("ECHO", pack(("ECHO", name)), cast(Any, Ticket(name)), 0, False, 0.0, 1e9)
+        command.asking = asking
+        self.commands.append(command)
+        self.in_flight += 2 if asking else 1
+        self.in_flight_bytes += len(command.packed) + (len(pack(("ASKING",))) if asking else 0)
+        self.lane.submit(command)
+        return command
+
+
+def test_commands_of_one_loop_turn_are_one_write() -> None:
+    world = Quiet()
+    for number in range(100):
+        world.ask(str(number))
+    world.turn()
+    assert len(world.written) == 1
+
+
+def test_a_caller_that_leaves_before_the_write_costs_nothing() -> None:
+    world = Quiet()
+    world.ask("a").future.cancel()
+    world.turn()
+    assert world.written == []
+    assert world.in_flight == world.in_flight_bytes == 0
+
+
+def test_a_cancelled_caller_takes_its_asking_with_it() -> None:
+    world = Quiet()
+    moving = world.ask("moving", asking=True)
+    world.ask("stranger")
+    moving.future.cancel()
+    world.turn()
+    assert b"ASKING" not in world.written[0]
+    assert b"stranger" in world.written[0]
+
+
+def test_a_reply_that_nobody_asked_for_ends_the_connection() -> None:
+    world = Quiet()
+    first = world.ask("a")
+    world.turn()
+    world.lane.feed(b"$1\r\na\r\n+surprise\r\n")
+    assert cast(Any, first.future).value == b"a"
+    assert world.lane.state is LaneState.CLOSED
+    assert world.closed == 1
+
+
+@pytest.mark.parametrize(
+    "garbage",
+    [b"HTTP/1.1 400 Bad Request\r\n\r\n", b"*1\r\n" * 100_000, b"*4294967295\r\n", b"$-7\r\n", b"%1\r\n*1\r\n:1\r\n:2\r\n", b"*-2\r\n"],
+    ids=["http", "nested", "huge", "negative", "unhashable", "count"],
+)  # fmt: skip
+def test_garbage_ends_the_connection_and_only_what_waits_on_it(garbage: bytes) -> None:
+    world = Quiet()
+    answered, waiting = world.ask("a"), world.ask("b")
+    world.turn()
+    world.lane.feed(b"$1\r\na\r\n" + garbage)
+    assert cast(Any, answered.future).value == b"a"
+    assert "unreadable" in str(cast(Any, waiting.future).value)
+    assert world.sent_and_lost == [waiting]
+    assert world.in_flight == 0
+    world.lane.feed(b"$1\r\nb\r\n")  # what still comes is not looked at
+
+
+def test_a_connection_that_comes_too_late_is_closed_at_once() -> None:
+    world = Quiet()
+    lane = Lane(world, name="late", call_soon=world.soon.append, now=lambda: 0.0)
+    lane.close(RedisConnectionError("given up"))
+    closed: list[str] = []
+    lane.opened(world.written.append, lambda: closed.append("closed"))
+    assert closed == ["closed"]
+    assert lane.state is LaneState.CLOSED
+
+
+def test_silence_is_measured_only_while_a_reply_is_owed() -> None:
+    world = Quiet()
+    world.now_s = 100.0
+    assert world.lane.silent_for_s(world.now_s) == 0.0
+    world.ask("a")
+    world.turn()
+    world.now_s = 103.0
+    assert world.lane.silent_for_s(world.now_s) == pytest.approx(3.0)
+    world.lane.excuse_silence(2.0)
+    assert world.lane.silent_for_s(world.now_s) == pytest.approx(1.0)
+    world.lane.feed(b"$1\r\na\r\n")
+    assert world.lane.silent_for_s(world.now_s + 50) == 0.0
+
+
+def test_a_listening_lane_takes_arrays_and_errors_for_messages_undecoded() -> None:
+    world = Quiet()
+    heard: list[Any] = []
+    world.on_push = lambda _lane, message: heard.append(message)  # type: ignore[method-assign]
+    lane = Lane(world, name="x", call_soon=world.soon.append, now=lambda: 0.0, encoding="utf-8")
+    lane.opened(world.written.append, world._closed)
+    lane.listening = True
+    lane.feed(b"*3\r\n$8\r\nsmessage\r\n$1\r\nc\r\n$2\r\n\xff\xfe\r\n-MOVED 7 h:1\r\n>1\r\n+x\r\n")
+    assert heard[0] == [b"smessage", b"c", b"\xff\xfe"]
+    assert isinstance(heard[1], MovedError)
+    assert heard[2] == [b"x"]
+    assert lane.state is LaneState.OPEN
+
+
+@pytest.mark.parametrize(
+    "text", ["MOVED", "MOVED x y", "MOVED 1", "MOVED 1 host:port", "ASK 5 nohost", "ASK"]
+)
+def test_a_malformed_redirect_is_an_error_and_no_crash(text: str) -> None:
+    assert type(server_error(text)) is ResponseError
+
+
+def test_repr_is_one_readable_line() -> None:
+    world = Quiet()
+    world.ask("a")
+    assert repr(world.lane) == "<Lane node:1 open in_flight=0 queued=1>"
+    world.turn()
+    assert repr(world.lane) == "<Lane node:1 open in_flight=1 queued=0>"
