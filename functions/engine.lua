@@ -93,37 +93,57 @@ local function reader(args, position)
   return take
 end
 
-local FIXED_KEYS = 6 -- owner, cursor, events, ids, commands, poison; then the index of accounts; then the accounts
+local FIXED_KEYS = 8 -- owner, cursor, events, ids of the day and the day before, commands, poison, index of accounts
+local FIXED_KINDS = {'hash', 'hash', 'stream', 'hash', 'hash', 'stream', 'stream', 'set'}
+
+-- The first client order id among the answers that has an answer already, or nil.
+local function known_id(ids, answers)
+  local fields = {}
+  for position = 1, #answers, 2 do
+    fields[#fields + 1] = answers[position]
+  end
+  for _, key in ipairs(#fields > 0 and ids or {}) do
+    for position, answer in ipairs(redis.call('HMGET', key, unpack(fields))) do
+      if answer then
+        return fields[position]
+      end
+    end
+  end
+  return nil
+end
 
 -- Commits one batch: appends its events, keeps its answers, changes its accounts, moves the cursor.
 --
--- KEYS: owner, cursor, events, ids, commands, poison, index of accounts, then one key per changed account.
+-- KEYS: owner, cursor, events, ids of the day, ids of the day before, commands, poison, index of accounts, then one
+--       key per changed account.
 -- ARGV: worker, epoch, the cursor's command id and event sequence as the worker knows them, the new command id,
---       seconds to keep the ids; then counted lists: events; id and answer pairs; poison commands and reasons;
---       new accounts; then for each account key the field and value pairs to set, and the fields to delete.
--- Returns the new event sequence. Errors: FENCED (the lease is somebody else's), CURSOR (the worker's view is old).
+--       seconds to keep the ids, 1 to drop applied commands from the stream; then counted lists: events; id and
+--       answer pairs; poison commands and reasons; new accounts; then for each account key the field and value pairs
+--       to set, and the fields to delete.
+-- Returns the new event sequence. Errors, with nothing written: FENCED (the lease is somebody else's), CURSOR (the
+-- worker's view is old), KNOWN (an id was answered before).
 local function commit(keys, args)
-  local owner, cursor, events, ids, commands, poison = unpack(keys, 1, FIXED_KEYS)
-  local index = keys[FIXED_KEYS + 1]
+  local owner, cursor, events, ids, ids_before, commands, poison, index = unpack(keys, 1, FIXED_KEYS)
+  for position, kind in ipairs(FIXED_KINDS) do
+    if not is_kind(keys[position], kind) then
+      return redis.error_reply('WRONGTYPE ' .. keys[position] .. ' is not a ' .. kind)
+    end
+  end
   if not holds(owner, args[1], args[2]) then
     return redis.error_reply('FENCED ' .. owner .. ' is not held by ' .. args[1] .. ' in epoch ' .. args[2])
-  end
-  if not (is_kind(cursor, 'hash') and is_kind(events, 'stream') and is_kind(ids, 'hash')
-      and is_kind(commands, 'stream') and is_kind(poison, 'stream') and is_kind(index, 'set')) then
-    return redis.error_reply('WRONGTYPE a key of ' .. cursor .. ' has another type')
   end
   local at = redis.call('HMGET', cursor, 'command', 'sequence')
   if (at[1] or '0-0') ~= args[3] or (at[2] or '0') ~= args[4] then
     return redis.error_reply('CURSOR is at ' .. (at[1] or '0-0') .. ' and event ' .. (at[2] or '0'))
   end
 
-  local take = reader(args, 7)
+  local take = reader(args, 8)
   local new_events, answers, poisoned, opened = take.list(), take.list(2), take.list(2), take.list()
   if not (new_events and answers and poisoned and opened) then
     return redis.error_reply('ERR commit: a list has no count')
   end
   local changes = {}
-  for position = FIXED_KEYS + 2, #keys do
+  for position = FIXED_KEYS + 1, #keys do
     local change = {key = keys[position], set = take.list(2), delete = take.list()}
     if not (change.set and change.delete and is_kind(change.key, 'hash')) then
       return redis.error_reply('ERR commit: changes of ' .. change.key .. ' cannot be applied')
@@ -133,34 +153,38 @@ local function commit(keys, args)
   if not take.is_at_end() then
     return redis.error_reply('ERR commit: the arguments do not add up')
   end
+  local known = known_id({ids, ids_before}, answers)
+  if known then
+    return redis.error_reply('KNOWN ' .. known)
+  end
 
   local sequence = tonumber(args[4])
   for _, event in ipairs(new_events) do
     sequence = sequence + 1
     redis.call('XADD', events, string.format('%.0f-0', sequence), 'event', event)
   end
-  for position = 1, #answers, 2 do
-    redis.call('HSET', ids, answers[position], answers[position + 1])
-  end
   if #answers > 0 then
-    redis.call('EXPIRE', ids, args[6])
+    redis.call('HSET', ids, unpack(answers))
+    redis.call('EXPIRE', ids, args[6], 'NX')
   end
   for position = 1, #poisoned, 2 do
     redis.call('XADD', poison, '*', 'command', poisoned[position], 'reason', poisoned[position + 1])
   end
-  for _, account in ipairs(opened) do
-    redis.call('SADD', index, account)
+  if #opened > 0 then
+    redis.call('SADD', index, unpack(opened))
   end
   for _, change in ipairs(changes) do
-    for position = 1, #change.set, 2 do
-      redis.call('HSET', change.key, change.set[position], change.set[position + 1])
+    if #change.set > 0 then
+      redis.call('HSET', change.key, unpack(change.set))
     end
-    for _, field in ipairs(change.delete) do
-      redis.call('HDEL', change.key, field)
+    if #change.delete > 0 then
+      redis.call('HDEL', change.key, unpack(change.delete))
     end
   end
   redis.call('HSET', cursor, 'command', args[5], 'sequence', string.format('%.0f', sequence))
-  redis.call('XTRIM', commands, 'MINID', '~', args[5])
+  if args[7] == '1' then
+    redis.call('XTRIM', commands, 'MINID', '~', args[5])
+  end
   return sequence
 end
 

@@ -19,11 +19,13 @@ from tradewind.engine.book import Book, Decision
 from tradewind.engine.instruments import Quote, QuoteFrame
 from tradewind.engine.lease import Leases
 from tradewind.engine.messages import Answer, Command, RejectReason, decode_command, encode, fingerprint
-from tradewind.engine.store import Batch, Cursor, Lease, LeaseLost, PartitionStore, ViewOutdated
+from tradewind.engine.store import AnswerKnown, Batch, Cursor, Lease, LeaseLost, PartitionStore, ViewOutdated
 
 COMMANDS_PER_COMMIT_MAX = 256
 EVENTS_PER_COMMIT_MAX = 512
 BLOCK_MS = 5_000
+RECENT_ANSWERS_MAX = 2_000
+DROP_APPLIED_EVERY = 1_000  # commands between two trims of the stream
 RETRY_S = 0.1
 
 Entry = tuple[str, bytes]  # stream id, payload
@@ -98,8 +100,9 @@ class PartitionRunner:
         self._stopping = False
         self._book = Book(lease.partition)
         self._cursor = Cursor()
-        self._publishing: asyncio.Future[list[object]] | None = None
         self._reader: asyncio.Task[None] | None = None
+        self._recent: dict[str, bytes] = {}  # committed answers by `account:client order id`
+        self._drop_at = DROP_APPLIED_EVERY
         self._aside: dict[bytes, str] = {}  # commands that broke the rules, by their payload
         self._frame_sequence = 0
 
@@ -136,8 +139,6 @@ class PartitionRunner:
             keeper.cancel()
             await asyncio.gather(keeper, return_exceptions=True)
             await self._stop_reader()
-            if self._publishing is not None:
-                await asyncio.gather(self._publishing, return_exceptions=True)
 
     async def _keep_lease(self) -> None:
         """Renew the lease; a shard that does not answer costs only its own partitions."""
@@ -180,9 +181,14 @@ class PartitionRunner:
         try:
             if self._pending_quotes:
                 await self._take_quotes()
+            is_replay = bool(self._replay)
             entries = self._take_commands()
             if entries:
-                await self._commit(await self._decide(entries))
+                await self._commit(await self._decide(entries, is_replay))
+        except AnswerKnown as error:
+            logger.info("partition %d: looking answers up: %s", self.lease.partition, error)
+            await self._load()
+            self._replay, self._read_after = entries, entries[-1][0]
         except (RedisError, OSError, ViewOutdated) as error:
             logger.info("partition %d: loading again: %s", self.lease.partition, error)
             await self._load_again(entries)
@@ -209,15 +215,19 @@ class PartitionRunner:
         if work.events:
             await self._commit(work)
 
-    async def _decide(self, entries: list[Entry]) -> _Work:
-        """Apply commands to the book; repeats get the answer that was kept."""
+    async def _decide(self, entries: list[Entry], is_replay: bool) -> _Work:
+        """Apply commands to the book; repeats get the answer that was kept.
+
+        Most repeats come soon, so only recent answers are looked at; the commit refuses a batch with an older
+        repeat as a whole, and then all answers are looked up before the batch is decided again.
+        """
         work = _Work(max(self._cursor.command, entries[-1][0], key=stream_order))
         commands = [c for _, payload in entries if (c := self._decoded(work, payload)) is not None]
         now_ms = clock.now_ms()
         fields = [id_field(command) for command in commands]
-        kept = await self._store.known_answers(fields, now_ms)
-        for command, name, known in zip(commands, fields, kept, strict=True):
-            known = known or work.stored.get(name)
+        kept = await self._store.known_answers(fields, now_ms) if is_replay else [None] * len(fields)
+        for command, name, stored in zip(commands, fields, kept, strict=True):
+            known = stored or self._recent.get(name) or work.stored.get(name)
             if known is not None:
                 work.reply(command, _repeated(command, known))
             else:
@@ -267,25 +277,29 @@ class PartitionRunner:
             changes=self._book.changes(work.touched),
             opened=work.opened,
             poisoned=work.poisoned,
+            drop_applied=self.counts.commands >= self._drop_at,
         )
         self._cursor = await self._store.commit(self.lease, self._cursor, batch, clock.now_ms())
         self.counts.commits += 1
         self.counts.events += len(work.events)
+        if batch.drop_applied:
+            self._drop_at = self.counts.commands + DROP_APPLIED_EVERY
+        self._remember(work.stored)
         if work.answers:
-            await self._publish(work.answers)
+            self._publish(work.answers)
 
-    async def _publish(self, answers: dict[str, list[bytes]]) -> None:
-        """To each process that asked, one message. Not waited for, one at a time; who hears nothing asks
-        again.
-        """
-        if self._publishing is not None:
-            await self._publishing
-        keys = self._store.keys
-        messages = [
-            self._client.execute_command("SPUBLISH", keys.results_channel(to), b"[" + b",".join(items) + b"]")
-            for to, items in answers.items()
-        ]
-        self._publishing = asyncio.gather(*messages, return_exceptions=True)
+    def _remember(self, answers: dict[str, bytes]) -> None:
+        """Keep the last answers at hand; the oldest leave first."""
+        recent = self._recent
+        recent.update(answers)
+        for _ in range(len(recent) - RECENT_ANSWERS_MAX):
+            del recent[next(iter(recent))]
+
+    def _publish(self, answers: dict[str, list[bytes]]) -> None:
+        """To each process that asked, one message. Not waited for: who hears nothing asks again."""
+        for reply_to, items in answers.items():
+            channel = self._store.keys.results_channel(reply_to)
+            self._client.post("SPUBLISH", channel, b"[" + b",".join(items) + b"]")
 
     # -- loading -------------------------------------------------------------------------------------
 

@@ -24,6 +24,10 @@ class LeaseLost(Exception):
     """Another worker owns the partition by now: stop, and forget what is in memory."""
 
 
+class AnswerKnown(Exception):
+    """A command of the batch was answered before: look the answers up, then decide again."""
+
+
 class ViewOutdated(Exception):
     """The cluster is not where this worker thinks it is: load the partition again."""
 
@@ -63,6 +67,7 @@ class Batch:
     changes: Mapping[str, tuple[Mapping[str, str], Sequence[str]]] = field(default_factory=dict)
     opened: Sequence[str] = ()
     poisoned: Sequence[tuple[bytes, str]] = ()
+    drop_applied: bool = False  # let the stream forget the commands up to the cursor
 
 
 class PartitionStore:
@@ -114,11 +119,11 @@ class PartitionStore:
         Raises LeaseLost and ViewOutdated (nothing was written), OutcomeUnknown (it may have been: load
         again).
         """
-        keys = self.keys
-        names = [keys.owner, keys.cursor, keys.events, keys.ids(now_ms // DAY_MS), keys.commands, keys.poison]
-        names += [keys.accounts, *(keys.account(account) for account in batch.changes)]
+        keys, day = self.keys, now_ms // DAY_MS
+        names = [keys.owner, keys.cursor, keys.events, keys.ids(day), keys.ids(day - 1), keys.commands]
+        names += [keys.poison, keys.accounts, *(keys.account(account) for account in batch.changes)]
         arguments: list[str | bytes | int] = [lease.worker, lease.epoch, cursor.command, cursor.sequence]
-        arguments += [batch.last_command, IDS_KEPT_S]
+        arguments += [batch.last_command, IDS_KEPT_S, int(batch.drop_applied)]
         _append(arguments, batch.events)
         _append_pairs(arguments, batch.answers.items())
         _append_pairs(arguments, batch.poisoned)
@@ -140,6 +145,8 @@ class PartitionStore:
                 raise LeaseLost(str(error)) from error
             if str(error).startswith("CURSOR"):
                 raise ViewOutdated(str(error)) from error
+            if str(error).startswith("KNOWN"):
+                raise AnswerKnown(str(error)) from error
             raise
         return Cursor(batch.last_command, int(sequence))
 
