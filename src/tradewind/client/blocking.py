@@ -83,7 +83,6 @@ async def run_blocking(
     write that the server refused or released unexecuted. A write whose connection ends, or that gets no
     answer in time, raises OutcomeUnknown: it may have popped something.
     """
-    router.keep_watch()  # it closes connections that nobody uses any more
     ends_s = time.monotonic() + call.seconds
     redirected: Node | None = None
     while True:

@@ -13,6 +13,8 @@ from collections.abc import Awaitable, Callable
 from tradewind.client.errors import ClientClosed, NodeUnavailable, Overloaded, SharedConnectionError
 from tradewind.client.lane import Lane, LaneState
 
+IDLE_MARGIN_S = 0.01  # timers may fire a little early
+
 
 class DedicatedConnections:
     """The dedicated connections to one node. Not thread safe; belongs to one event loop."""
@@ -28,6 +30,7 @@ class DedicatedConnections:
         self._idle: deque[tuple[Lane, float]] = deque()
         self._taken: set[Lane] = set()
         self._waiters: OrderedDict[asyncio.Future[Lane | None], None] = OrderedDict()
+        self._idle_timer: asyncio.TimerHandle | None = None
         self._closed = False
 
     @property
@@ -94,9 +97,23 @@ class DedicatedConnections:
             self._idle.popleft()[0].close(ClientClosed(f"{self._name}: idle"))
             self.count -= 1
 
+    def _look_later(self) -> None:
+        """Come back when the oldest idle connection has had its time. One timer for all of them."""
+        if self._idle and self._idle_timer is None and not self._closed:
+            loop = asyncio.get_running_loop()
+            self._idle_timer = loop.call_later(self._idle_s_max + IDLE_MARGIN_S, self._close_old)
+
+    def _close_old(self) -> None:
+        self._idle_timer = None
+        self.close_idle(time.monotonic())
+        self._look_later()
+
     def close(self) -> None:
         """Close all, also those in use, and fail everyone in line."""
         self._closed = True
+        if self._idle_timer is not None:
+            self._idle_timer.cancel()
+            self._idle_timer = None
         for lane, _ in self._idle:
             lane.close(self._client_closed())
         self.count -= len(self._idle)
@@ -163,3 +180,4 @@ class DedicatedConnections:
             lane.close(self._client_closed())
         else:
             self._idle.append((lane, time.monotonic()))
+            self._look_later()

@@ -31,6 +31,7 @@ from tradewind.client.topology import Endpoint
 
 SLOW_LANE_S = 0.1  # a lane that owes a reply for so long is passed by as long as another lane is quicker
 DIAL_BACKOFF_BASE_S = 0.05
+DIAL_HEDGE_S = 1.0  # a dial that takes longer may have another beside it
 SHORT_LIFE_S = 1.0  # a connection that ended before that is made again with a pause
 SHORT_LIFE_BACKOFF_CAP_S = 0.25
 
@@ -81,6 +82,7 @@ class Node:
         self._lanes: list[Lane] = []
         self._preferred: Lane | None = None
         self._dial_tasks: set[asyncio.Task[None]] = set()
+        self._dial_begun_s = 0.0
         self._failures_in_a_row = 0
         self._short_lives_in_a_row = 0
         self._retry_timer: asyncio.TimerHandle | None = None
@@ -143,10 +145,17 @@ class Node:
         self.in_flight_bytes += len(ASKING_PACKED)
 
     def _ensure_lane(self) -> None:
-        """Start one dial, unless one is under way, the breaker is open, or nothing is missing."""
-        if self._closed is not None or self._dial_tasks or self._retry_timer is not None:
+        """Start a dial, unless one is under way, the breaker is open, or nothing is missing.
+
+        A dial that hangs, as on a connection that was half open, does not keep another from being started.
+        """
+        if self._closed is not None or self._retry_timer is not None:
             return
-        if len(self._lanes) < self._limits.shared_lanes_max:
+        now_s = time.monotonic()
+        if self._dial_tasks and now_s - self._dial_begun_s < DIAL_HEDGE_S:
+            return
+        if len(self._lanes) + len(self._dial_tasks) < self._limits.shared_lanes_max:
+            self._dial_begun_s = now_s
             task = asyncio.get_running_loop().create_task(self._dial(), name=f"dial {self.name}")
             self._dial_tasks.add(task)
             task.add_done_callback(self._dial_tasks.discard)
@@ -271,7 +280,7 @@ class Node:
     @property
     def active(self) -> bool:
         """Something here has a deadline."""
-        return bool(self.in_flight or self.waiting or self.dedicated.idle)
+        return bool(self.in_flight or self.waiting)
 
     def has_expired(self, now_s: float) -> bool:
         """Somebody's deadline has passed and nobody has told them yet."""
@@ -307,9 +316,11 @@ class Node:
         if self.waiting:  # those who left the line would be kept in it until its head moves
             self.waiting = deque(command for command in self.waiting if not command.future.done())
         self._choose_preferred()
-        if self._preferred is not None and self._preferred.silent_for_s(now_s) > SLOW_LANE_S:
+        if self._preferred is None:
+            if self.waiting:
+                self._ensure_lane()
+        elif self._preferred.silent_for_s(now_s) > SLOW_LANE_S:
             self._ensure_lane()
-        self.dedicated.close_idle(now_s)
 
     def expire(self, now_s: float, stalled_s: float) -> None:
         """Tell the callers whose time is over. To be called once the sockets have been drained again."""

@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Iterable
 from typing import Protocol
 
-TICK_S = 0.05
+TICK_S = 0.1  # so a caller is told that its time is over up to this much late
 STALL_S = 0.25  # a tick so late means that the event loop, not a server, was slow
 DRAIN_S = 0.001  # a round of the loop in which the sockets are read
 DRAIN_ROUNDS_MAX = 50  # after a stall there may be more to read than one round takes
