@@ -10,6 +10,7 @@ import functools
 import random
 import time
 from collections.abc import Iterable, Mapping
+from collections.abc import Generator
 from typing import TYPE_CHECKING, Any, Self, cast
 
 import hiredis
@@ -35,6 +36,8 @@ from tradewind.client.stats import ClientStats
 from tradewind.client.subscription import MessageHandler, ShardedSubscription
 from tradewind.client.topology import SLOT_COUNT, Endpoint, SlotMap
 
+COMMAND_TIMEOUT_S = 5.0
+CONNECTIONS_MAX = 100  # per node, as redis-py 8
 CATALOG_ANSWER_S = 5.0
 SILENCE_S_MIN = (
     2.0  # a short stall of a server costs its callers time, but no reconnect, however short they wait
@@ -73,6 +76,9 @@ class RedisCluster(redis.asyncio.RedisCluster):
             )
         self._retry_always = retry == "always"
         kwargs["retry"] = None if isinstance(retry, str) else retry
+        if len(args) <= 2:  # host and port; redis-py 7 has neither a deadline nor a cap of its own
+            kwargs.setdefault("socket_timeout", COMMAND_TIMEOUT_S)
+            kwargs.setdefault("max_connections", CONNECTIONS_MAX)
         super().__init__(*args, **kwargs)
         timeout = self.connection_kwargs["socket_timeout"]
         connect = self.connection_kwargs["socket_connect_timeout"]
@@ -103,7 +109,14 @@ class RedisCluster(redis.asyncio.RedisCluster):
 
     # -- life cycle ------------------------------------------------------------------------------------------
 
-    async def initialize(self, *_args: Any, **_kwargs: Any) -> "RedisCluster":
+    async def __aenter__(self) -> Self:
+        """`async with client:` waits until the cluster is ready, and closes the client at the end."""
+        return cast(Self, await super().__aenter__())
+
+    def __await__(self) -> Generator[Any, None, Self]:
+        return self.initialize().__await__()
+
+    async def initialize(self, *_args: Any, **_kwargs: Any) -> Self:
         """Wait until every slot is served, at most `socket_connect_timeout`; `await client` does the same.
 
         Raises ClusterNotReady with each node's own reason (refused, wrong password, TLS, timeout).
