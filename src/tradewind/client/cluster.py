@@ -9,8 +9,7 @@ import asyncio
 import functools
 import random
 import time
-from collections.abc import Iterable, Mapping
-from collections.abc import Generator
+from collections.abc import Generator, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Self, cast
 
 import hiredis
