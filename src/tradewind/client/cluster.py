@@ -38,6 +38,7 @@ from tradewind.client.topology import SLOT_COUNT, Endpoint, SlotMap
 COMMAND_TIMEOUT_S = 5.0
 CONNECTIONS_MAX = 100  # per node, as redis-py 8
 CATALOG_ANSWER_S = 5.0
+SLOTS_CACHED_MAX = 4096
 SILENCE_S_MIN = (
     2.0  # a short stall of a server costs its callers time, but no reconnect, however short they wait
 )
@@ -96,6 +97,7 @@ class RedisCluster(redis.asyncio.RedisCluster):
         self._settings = connection_settings(self.connection_kwargs)
         self._router: Router | None = None
         self._catalog: dict[str, CommandSpec] = {}
+        self._containers: set[str] = set()  # commands whose second word names what they do
         self._short_path: dict[str, tuple[int, bool]] = {}
         self._committers: dict[tuple[int, int], Committer] = {}
         self._subscriptions: list[ShardedSubscription] = []
@@ -178,6 +180,7 @@ class RedisCluster(redis.asyncio.RedisCluster):
 
     def _learn_commands(self, catalog: dict[str, CommandSpec]) -> None:
         self._catalog = catalog
+        self._containers = {name.partition(" ")[0] for name in catalog if " " in name}
         if not self._is_utf8():
             return  # the short path leaves the encoding to hiredis, which knows one
         self._short_path = {
@@ -311,7 +314,7 @@ class RedisCluster(redis.asyncio.RedisCluster):
         """What is known of the command. One that the server does not list counts as a write without keys."""
         name = _word(args[0])
         spec = self._catalog.get(name)
-        if len(args) > 1 and isinstance(args[1], str | bytes):
+        if name in self._containers and len(args) > 1 and isinstance(args[1], str | bytes):
             spec = self._catalog.get(f"{name} {_word(args[1])}", spec)
         if spec is None:
             spec = self._catalog.get(name.split(" ")[0]) or CommandSpec(name, False, True, False, 0, ())
@@ -351,7 +354,7 @@ class RedisCluster(redis.asyncio.RedisCluster):
             keys = args[1:2] if spec.name == "PUBLISH" else find_keys(spec, args)
         except (ValueError, TypeError, IndexError):
             keys = []
-        slots = {key_slot(self._encode(key)) for key in keys}
+        slots = {_cached_slot(self._encode(key)) for key in keys}
         if len(slots) == 1:
             return slots.pop()
         if slots:
@@ -491,6 +494,10 @@ class RedisCluster(redis.asyncio.RedisCluster):
 def _word(value: Any) -> str:
     """A word of a command as the catalog and redis-py's callbacks spell it."""
     return (value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)).upper()
+
+
+# Calls with several keys mostly name the same ones again: those of a partition, a group, a user.
+_cached_slot = functools.lru_cache(maxsize=SLOTS_CACHED_MAX)(key_slot)
 
 
 def _forget(future: "asyncio.Future[Any]") -> None:
