@@ -80,8 +80,8 @@ def test_reads_may_run_again(catalog: Catalog, name: str) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["SET", "INCR", "DEL", "XADD", "EVAL", "EVALSHA", "FCALL", "BLPOP", "XREADGROUP", "XACK", "GETDEL", "GETEX",
-     "SPOP", "FLUSHALL", "FUNCTION LOAD", "SORT", "EXPIRE"],
+    ["SET", "INCR", "DEL", "XADD", "EVAL", "EVALSHA", "FCALL", "BLPOP", "XREADGROUP", "XACK", "GETDEL",
+     "GETEX",     "SPOP", "FLUSHALL", "FUNCTION LOAD", "SORT", "EXPIRE"],
 )  # fmt: skip
 def test_writes_may_not_run_again(catalog: Catalog, name: str) -> None:
     assert not catalog[name].repeatable

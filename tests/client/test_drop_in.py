@@ -20,9 +20,11 @@ async def test_it_is_redis_pys_class(client: RedisCluster) -> None:
 
 # The same calls by both clients, and the same values back: text or bytes, RESP2 or RESP3.
 CALLS: list[tuple[Any, ...]] = [
-    ("SET", "{d}s", "valü"), ("GET", "{d}s"), ("GET", "{d}none"), ("SET", "{d}s", "x", "NX"), ("STRLEN", "{d}s"),
-    ("HSET", "{d}h", "a", 1, "b", 2.5), ("HGETALL", "{d}h"), ("HMGET", "{d}h", "a", "z"), ("HSCAN", "{d}h", 0),
-    ("ZADD", "{d}z", 1.5, "m", 2, "n"), ("ZRANGE", "{d}z", 0, -1, "WITHSCORES"), ("ZSCORE", "{d}z", "m"),
+    ("SET", "{d}s", "valü"), ("GET", "{d}s"), ("GET", "{d}none"), ("SET", "{d}s", "x", "NX"),
+    ("STRLEN", "{d}s"),    ("HSET", "{d}h", "a", 1, "b", 2.5), ("HGETALL", "{d}h"), ("HMGET", "{d}h", "a",
+    "z"),
+    ("HSCAN", "{d}h", 0),    ("ZADD", "{d}z", 1.5, "m", 2, "n"), ("ZRANGE", "{d}z", 0, -1, "WITHSCORES"),
+    ("ZSCORE", "{d}z", "m"),
     ("ZPOPMIN", "{d}z"), ("SADD", "{d}set", "a", "b"), ("SISMEMBER", "{d}set", "a"), ("SMEMBERS", "{d}set"),
     ("RPUSH", "{d}l", "1", "2", "3"), ("LRANGE", "{d}l", 0, -1), ("BLPOP", "{d}l", 1), ("LPOP", "{d}l", 2),
     ("XADD", "{d}x", "1-1", "f", "v"), ("XRANGE", "{d}x", "-", "+"), ("XREAD", "STREAMS", "{d}x", "0"),
@@ -180,8 +182,10 @@ async def test_transactions_and_pubsub_say_what_to_use_instead(client: RedisClus
 
 @pytest.mark.parametrize(
     "call",
-    [("MULTI",), ("multi",), ("WATCH", "a"), ("SUBSCRIBE", "c"), ("SELECT", 1), ("WAIT", 1, 0), ("CLIENT", "REPLY", "OFF"),
-     ("CLIENT", b"TRACKING", "ON"), ("CLIENT REPLY", "OFF"), ("HELLO", 3), ("RESET",), ("MONITOR",), ("SCRIPT", "DEBUG", "YES")],
+    [("MULTI",), ("multi",), ("WATCH", "a"), ("SUBSCRIBE", "c"), ("SELECT", 1), ("WAIT", 1, 0),
+     ("CLIENT", "REPLY", "OFF"),     ("CLIENT", b"TRACKING", "ON"), ("CLIENT REPLY", "OFF"), ("HELLO", 3),
+     ("RESET",), ("MONITOR",),
+     ("SCRIPT", "DEBUG", "YES")],
     ids=str,
 )  # fmt: skip
 async def test_what_would_harm_others_on_the_connection_is_refused(

@@ -1,8 +1,8 @@
 """A lane against a scripted server, without I/O: thousands of seeded runs.
 
-Every caller must get its own reply or an honest error, whatever happens to the order of things: cancelled callers,
-split and merged replies, pushes, error replies, texts that do not decode, resets, garbage. A failing run prints
-its seed; `run(seed)` repeats it.
+Every caller must get its own reply or an honest error, whatever happens: cancelled callers, split and merged
+replies, pushes, error replies, texts that do not decode, resets, garbage. A failing run prints its seed;
+`run(seed)` repeats it.
 """
 
 import random
@@ -25,7 +25,7 @@ UNDECODABLE = b"\xff\xfe"
 
 
 class Server:
-    """Answers ECHO with its argument, in the form that the argument asks for. Notes what ran, and in which order."""
+    """Answers ECHO with its argument, in the form that it asks for. Notes what ran, and in which order."""
 
     def __init__(self) -> None:
         self.ran: list[bytes] = []
@@ -152,7 +152,7 @@ class World:
             self.lane.feed(data)
 
     def push(self) -> None:
-        """Between two replies, as servers send it: what the server has written always ends with a whole one."""
+        """Between two replies, as servers send it: what it has written always ends with a whole one."""
         self.pushes += 1
         self.to_client += b">2\r\n$4\r\nnews\r\n$1\r\n1\r\n"
 
@@ -324,7 +324,8 @@ def test_a_reply_that_nobody_asked_for_ends_the_connection() -> None:
 
 @pytest.mark.parametrize(
     "garbage",
-    [b"HTTP/1.1 400 Bad Request\r\n\r\n", b"*1\r\n" * 100_000, b"*4294967295\r\n", b"$-7\r\n", b"%1\r\n*1\r\n:1\r\n:2\r\n", b"*-2\r\n"],
+    [b"HTTP/1.1 400 Bad Request\r\n\r\n", b"*1\r\n" * 100_000, b"*4294967295\r\n", b"$-7\r\n",
+     b"%1\r\n*1\r\n:1\r\n:2\r\n", b"*-2\r\n"],
     ids=["http", "nested", "huge", "negative", "unhashable", "count"],
 )  # fmt: skip
 def test_garbage_ends_the_connection_and_only_what_waits_on_it(garbage: bytes) -> None:

@@ -48,7 +48,8 @@ def test_remapped_addresses_hold_for_maps_and_redirects() -> None:
     "reply",
     [
         None, 7, [[0]], [[0, 16384, ["a", 1]]], [[5, 4, ["a", 1]]], [[-1, 4, ["a", 1]]], [[0, 1]],
-        [[0, 1, []]], [[0, 1, ["a"]]], [[0, 1, ["a", "port"]]], [["x", 1, ["a", 1]]], [b"text"], [[0, 1, [b"\xff", 1]]],
+        [[0, 1, []]], [[0, 1, ["a"]]], [[0, 1, ["a", "port"]]], [["x", 1, ["a", 1]]], [b"text"],
+        [[0, 1, [b"\xff", 1]]],
     ],
 )  # fmt: skip
 def test_garbage_is_one_clear_error(reply: Any) -> None:

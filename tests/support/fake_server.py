@@ -9,6 +9,8 @@ import hiredis
 
 HOST = "127.0.0.1"
 Answer = Callable[[list[bytes]], bytes | None]
+SILENCE = b""
+HANG_UP = b"hang up"
 
 
 def bulk(text: str | bytes) -> bytes:
@@ -32,7 +34,8 @@ def _command(name: str, flag: str) -> bytes:
     """An entry of COMMAND for one key in the first place."""
     spec = array(
         bulk("flags"), _flags("RO" if flag == "readonly" else "RW"),
-        bulk("begin_search"), array(bulk("type"), bulk("index"), bulk("spec"), array(bulk("index"), integer(1))),
+        bulk("begin_search"), array(bulk("type"), bulk("index"), bulk("spec"),
+            array(bulk("index"), integer(1))),
         bulk("find_keys"), array(bulk("type"), bulk("range"), bulk("spec"),
             array(bulk("lastkey"), integer(0), bulk("keystep"), integer(1), bulk("limit"), integer(0))),
     )  # fmt: skip
@@ -51,13 +54,14 @@ def _command(name: str, flag: str) -> bytes:
     )
 
 
-COMMANDS = array(_command("get", "readonly"), _command("set", "write"), _command("incr", "write"))
+COMMANDS = array(_command("get", "readonly"), _command("set", "write"), _command("incrby", "write"))
 
 
 class FakeServer:
     """Answers the handshake, COMMAND and CLUSTER SLOTS (all slots are its own) unless `answer` knows better.
 
-    `answer(request)` returns the bytes of a reply, b"" for none, or None for the default.
+    `answer(request)` returns the bytes of a reply, or None for the default, or SILENCE: no reply to this
+    request nor to any behind it, or HANG_UP: the end of the connection.
     """
 
     def __init__(self, answer: Answer = lambda _request: None) -> None:
@@ -121,6 +125,7 @@ class _Connection(asyncio.Protocol):
         self._server = server
         self._reader = hiredis.Reader()
         self._transport: asyncio.Transport | None = None
+        self._silent = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
@@ -131,8 +136,13 @@ class _Connection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         assert self._transport is not None
         self._reader.feed(data)
-        while (request := self._reader.gets()) is not False:
-            self._transport.write(self._server.reply(request))
+        while (request := self._reader.gets()) is not False and not self._transport.is_closing():
+            reply = self._server.reply(request)
+            self._silent = self._silent or reply == SILENCE
+            if reply == HANG_UP:
+                self._transport.close()  # what was answered before still goes out
+            elif not self._silent:
+                self._transport.write(reply)
 
     def connection_lost(self, _error: Exception | None) -> None:
         if self._transport is not None:
