@@ -208,7 +208,9 @@ class ShardedSubscription:
             if carrier is lane and channel not in self._confirmed
         ]
         if isinstance(error, AskError):
-            refused = [channel for channel in refused if key_slot(channel.encode()) == error.slot_id]
+            refused = [
+                channel for channel in refused if key_slot(channel.encode()) == error.slot_id
+            ] or refused
         self._forget(refused)
 
     def _forget(self, channels: list[str]) -> None:
