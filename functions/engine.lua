@@ -69,7 +69,9 @@ local function heartbeat(keys, args)
   return redis.call('ZRANGE', keys[1], 0, -1)
 end
 
--- Reads counted lists from the arguments: a number n, then n strings.
+local LIST_MAX = 7000 -- strings: `unpack` hands at most 8000 to a call, and a batch must not keep the server busy
+
+-- Reads counted lists from the arguments: a number n, then n strings. A list without a count, or too long, is nil.
 local function reader(args, position)
   local take = {}
   function take.one()
@@ -77,12 +79,12 @@ local function reader(args, position)
     return args[position - 1]
   end
   function take.list(per_item)
-    local count = tonumber(take.one())
-    if count == nil or count < 0 then
+    local length = (tonumber(take.one()) or -1) * (per_item or 1)
+    if not (length >= 0 and length <= LIST_MAX) then -- not a number is neither
       return nil
     end
     local list = {}
-    for _ = 1, count * (per_item or 1) do
+    for _ = 1, length do
       list[#list + 1] = take.one()
     end
     return list
@@ -140,7 +142,7 @@ local function commit(keys, args)
   local take = reader(args, 8)
   local new_events, answers, poisoned, opened = take.list(), take.list(2), take.list(2), take.list()
   if not (new_events and answers and poisoned and opened) then
-    return redis.error_reply('ERR commit: a list has no count')
+    return redis.error_reply('ERR commit: a list has no count, or is longer than ' .. LIST_MAX)
   end
   local changes = {}
   for position = FIXED_KEYS + 1, #keys do
