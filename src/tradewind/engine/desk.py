@@ -138,8 +138,8 @@ class OrderDesk:
         command = pending.command
         partition = partition_of(command.account, self._partitions)
         return OutcomeUnknown(
-            f"account {command.account}: no answer to {command.id} in partition {partition} by its deadline; it "
-            "may take effect still: submit it again with the same id to learn the outcome"
+            f"account {command.account}: no answer to {command.id} in partition {partition} by its deadline; "
+            "it may take effect still: submit it again with the same id to learn the outcome"
         )
 
     async def aclose(self) -> None:

@@ -82,12 +82,14 @@ class PartitionRunner:
         lease: Lease,
         quotes: dict[str, Quote],
         on_lost: Callable[[int], None],
+        pace_s: float = 0.0,
     ) -> None:
         self.lease = lease
         self.counts = PartitionCounts()
         self.ready = asyncio.Event()
         self._client = client
         self._leases = leases
+        self._pace_s = pace_s
         self._store = PartitionStore(client, lease.partition)
         self._on_lost = on_lost
         self._known_quotes = quotes  # the worker's board: what every partition starts from
@@ -154,7 +156,11 @@ class PartitionRunner:
             return
 
     async def _read(self) -> None:
-        """Keep one read's worth of commands at hand, so that reading overlaps with committing."""
+        """Keep one read's worth of commands at hand, so that reading overlaps with committing.
+
+        Reads follow each other no faster than the pace: what comes meanwhile is committed together.
+        """
+        loop = asyncio.get_running_loop()
         while True:
             after = self._read_after
             try:
@@ -163,15 +169,15 @@ class PartitionRunner:
                 logger.info("partition %d: reading commands: %s", self.lease.partition, error)
                 await asyncio.sleep(RETRY_S)
                 continue
-            if (
-                not commands or after != self._read_after
-            ):  # nothing came, or the partition was loaded meanwhile
+            if not commands:
                 continue
+            next_s = loop.time() + self._pace_s
             self._commands = commands
             self._read_after = commands[-1][0]
             self._taken.clear()
             self._wake.set()
             await self._taken.wait()
+            await asyncio.sleep(max(0.0, next_s - loop.time()))
 
     # -- one turn ------------------------------------------------------------------------------------
 
