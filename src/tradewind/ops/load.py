@@ -20,8 +20,10 @@ from tradewind.ops.tally import Tally
 IN_FLIGHT_MAX = 50_000
 """At a rate: orders offered and not answered. Beyond it new ones wait, and their latency counts meanwhile."""
 
-CALLERS = 2_000
-"""Without a rate: orders in flight."""
+CALLERS = 4_000
+"""Without a rate: orders in flight. Measured with 50 workers on 2 cores: 6,400 orders a second of 2,000
+callers, 8,700 of 5,000, whose orders wait twice as long.
+"""
 
 OPENING_MAX = 1_000
 """Accounts being opened at once."""

@@ -67,7 +67,8 @@ def build(
             "total_max": connections.total_max,
         },
         # The first is always there: it is what this project exists to end.
-        "errors": {"MaxConnectionsError": 0} | dict(errors) | {"workers_reported": workers_reported},
+        "errors": {"MaxConnectionsError": 0} | dict(errors),
+        "workers_reported": workers_reported,
         "failover": _failover(tally.shards, failover),
         "audit": audit.as_dict(),
         "start_seconds": _start_seconds(tally),
