@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from typing import Protocol
+
+from tradewind import clock
 
 
 class Clock(Protocol):
@@ -30,7 +31,7 @@ class SystemClock:
         return asyncio.get_running_loop().time()
 
     def wall_ms(self) -> int:
-        return time.time_ns() // 1_000_000
+        return clock.now_ms()
 
     async def sleep(self, seconds: float) -> None:
         await asyncio.sleep(seconds)
