@@ -1,5 +1,45 @@
-"""The fixtures of a client; see tests/support/client_fixtures.py."""
+"""A cluster that the tests of this folder break, one after the other, and find whole again."""
 
+import asyncio
+import signal
+from collections.abc import AsyncIterator, Iterator
+
+import pytest
+
+from tests.conftest import EmbeddedCluster
 from tests.support.client_fixtures import client, make_client
+from tradewind.embedded.survey import Admin
 
 __all__ = ["client", "make_client"]
+
+NODE_TIMEOUT_S = 1.0
+
+
+@pytest.fixture(scope="session")
+def shared_fragile_cluster() -> Iterator[EmbeddedCluster]:
+    cluster = EmbeddedCluster(node_timeout_ms=int(NODE_TIMEOUT_S * 1000))
+    asyncio.run(cluster.start())
+    yield cluster
+    asyncio.run(cluster.stop())
+
+
+@pytest.fixture
+async def fragile(shared_fragile_cluster: EmbeddedCluster) -> AsyncIterator[EmbeddedCluster]:
+    """Break it as you like: stopped servers go on, dead ones are started again, before the next test."""
+    cluster = shared_fragile_cluster
+    await _empty(cluster)
+    yield cluster
+    for node in cluster.nodes:
+        await cluster.kill(node, signal.SIGCONT)
+    roles = await cluster.roles()
+    for node in cluster.nodes:
+        if roles[node.port] == "down":
+            await cluster.restart(node)
+    await cluster.wait_until_ready()
+
+
+async def _empty(cluster: EmbeddedCluster) -> None:
+    for port, role in (await cluster.roles()).items():
+        if role == "primary":
+            async with Admin(port) as admin:
+                await admin.ask("FLUSHALL")
