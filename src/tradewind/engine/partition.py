@@ -25,6 +25,7 @@ COMMANDS_PER_COMMIT_MAX = 256
 EVENTS_PER_COMMIT_MAX = 512
 BLOCK_MS = 5_000
 RECENT_ANSWERS_MAX = 2_000
+ASIDE_MAX = 2 * COMMANDS_PER_COMMIT_MAX  # a batch commits only once all of its breaking commands are known
 DROP_APPLIED_EVERY = 1_000  # commands between two trims of the stream
 RETRY_S = 0.1
 
@@ -197,7 +198,7 @@ class PartitionRunner:
             self._replay, self._read_after = entries, entries[-1][0]
         except (RedisError, OSError, ViewOutdated) as error:
             logger.info("partition %d: loading again: %s", self.lease.partition, error)
-            await self._load_again(entries)
+            await self._load_again(self._replay + entries)  # a replay that quotes came before still stands
 
     def _take_commands(self) -> list[Entry]:
         if self._replay:
@@ -228,37 +229,39 @@ class PartitionRunner:
         repeat as a whole, and then all answers are looked up before the batch is decided again.
         """
         work = _Work(max(self._cursor.command, entries[-1][0], key=stream_order))
-        commands = [c for _, payload in entries if (c := self._decoded(work, payload)) is not None]
+        read = [(entry, c) for entry in entries if (c := self._decoded(work, entry)) is not None]
         now_ms = clock.now_ms()
-        fields = [id_field(command) for command in commands]
+        fields = [id_field(command) for _, command in read]
         kept = await self._store.known_answers(fields, now_ms) if is_replay else [None] * len(fields)
-        for command, name, stored in zip(commands, fields, kept, strict=True):
+        for ((_, payload), command), name, stored in zip(read, fields, kept, strict=True):
             known = stored or self._recent.get(name) or work.stored.get(name)
             if known is not None:
                 work.reply(command, _repeated(command, known))
             else:
-                self._apply(work, command, name, now_ms)
-        self.counts.commands += len(commands)
+                self._apply(work, command, payload, name, now_ms)
+        self.counts.commands += len(read)
         return work
 
-    def _decoded(self, work: _Work, payload: bytes) -> Command | None:
+    def _decoded(self, work: _Work, entry: Entry) -> Command | None:
         """What cannot be read, or broke the engine before, goes aside with its reason."""
+        entry_id, payload = entry
         try:
             if payload in self._aside:
                 raise msgspec.DecodeError(self._aside[payload])
             command: Command = decode_command(payload)
             return command
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
-            work.poisoned.append((payload, str(error)))
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            if stream_order(entry_id) > stream_order(self._cursor.command):  # else it is there already
+                work.poisoned.append((payload, str(error)))
             return None
 
-    def _apply(self, work: _Work, command: Command, name: str, now_ms: int) -> None:
+    def _apply(self, work: _Work, command: Command, payload: bytes, name: str, now_ms: int) -> None:
         is_new = command.account not in self._book.accounts
         try:
             decision = self._book.decide(command, now_ms)
         except Exception as error:  # a defect of the rules: this command must not stop its partition for ever
             logger.exception("partition %d: %r put aside", self.lease.partition, command)
-            self._aside[encode(command)] = f"{type(error).__name__}: {error}"
+            self._put_aside(payload, f"{type(error).__name__}: {error}")
             raise ViewOutdated(
                 f"command {command.id} of account {command.account} broke the rules"
             ) from error
@@ -269,6 +272,11 @@ class PartitionRunner:
             answer = encode(decision.answer)
             work.stored[name] = fingerprint(command).encode() + answer
             work.reply(command, answer)
+
+    def _put_aside(self, payload: bytes, reason: str) -> None:
+        self._aside[payload] = reason
+        if len(self._aside) > ASIDE_MAX:
+            del self._aside[next(iter(self._aside))]
 
     async def _commit(self, work: _Work) -> None:
         """Write, wait for the replica, then (and only then) tell the callers."""
