@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import msgspec
 from redis.exceptions import RedisError
 
-from tradewind import OutcomeUnknown, RedisCluster
+from tradewind import ClientClosed, OutcomeUnknown, Overloaded, RedisCluster
 from tradewind.client.subscription import ShardedSubscription
 from tradewind.engine.keys import PartitionKeys, partition_of
 from tradewind.engine.messages import Answer, Command, encode
@@ -43,7 +43,8 @@ class _Pending:
 class OrderDesk:
     """Hands commands in and waits for their answers. One per process; any number of concurrent callers.
 
-    At most `pending_max` commands wait for answers at once; further callers wait in line.
+    At most `pending_max` commands wait for answers at once; further callers wait in line, within their
+    deadlines.
     """
 
     def __init__(self, client: RedisCluster, partitions: int, *, pending_max: int = PENDING_MAX) -> None:
@@ -53,10 +54,11 @@ class OrderDesk:
         self._partitions = partitions
         self._keys = [PartitionKeys(partition) for partition in range(partitions)]
         self._pending: dict[tuple[str, str], _Pending] = {}
+        self._pending_max = pending_max
         self._places = asyncio.Semaphore(pending_max)
+        self._is_open = False
         self._subscription: ShardedSubscription | None = None
         self._sweeper: asyncio.Task[None] | None = None
-        self._resends: set[asyncio.Task[None]] = set()
 
     @property
     def pending(self) -> int:
@@ -68,6 +70,7 @@ class OrderDesk:
         self._subscription = await self._client.sharded_subscription(self._on_answers)
         await self._subscription.subscribe([keys.results_channel(self.name) for keys in self._keys])
         self._sweeper = asyncio.create_task(self._sweep(), name="order desk")
+        self._is_open = True
 
     async def submit(self, command: Command, *, deadline_s: float = DEADLINE_S) -> Answer:
         """Have a command carried out, exactly once, and return the engine's answer (which may be a
@@ -76,34 +79,56 @@ class OrderDesk:
         The answer is replicated before it is given. Raises OutcomeUnknown if none came within `deadline_s`
         seconds: the command may still take effect; submit it again with the same id to learn the outcome.
         Two calls with the same account and id at the same time in one process are refused with ValueError
-        (the caller's mistake).
+        (the caller's mistake). Nothing was sent when it raises Overloaded (its turn did not come within
+        `deadline_s`) or ClientClosed (the desk is closed, or was not started).
         """
-        async with self._places:
-            key = (command.account, command.id)
-            if key in self._pending:
-                raise ValueError(f"account {command.account}: id {command.id} is being submitted already")
-            now_s = time.monotonic()
-            payload = encode(msgspec.structs.replace(command, reply_to=self.name))
-            pending = _Pending(
-                command,
-                payload,
-                asyncio.get_running_loop().create_future(),
-                now_s + RESEND_FIRST_S,
-                RESEND_FIRST_S,
-                now_s + deadline_s,
-            )
-            self._pending[key] = pending
-            try:
-                await self._hand_in(pending)
-                return await pending.answer
-            finally:
-                del self._pending[key]
+        expires_s = time.monotonic() + deadline_s
+        await self._take_place(command, deadline_s)
+        try:
+            if not self._is_open:
+                name = f"account {command.account}: {command.id}"
+                raise ClientClosed(f"{name} was not sent: the order desk is not open")
+            return await self._answer(command, expires_s)
+        finally:
+            self._places.release()
 
-    async def _hand_in(self, pending: _Pending) -> None:
+    async def _take_place(self, command: Command, deadline_s: float) -> None:
+        try:
+            async with asyncio.timeout(deadline_s if self._places.locked() else None):
+                await self._places.acquire()
+        except TimeoutError:
+            raise Overloaded(
+                f"account {command.account}: {self._pending_max} commands wait for answers, and the turn of "
+                f"{command.id} did not come in {deadline_s:g} s; it was not sent"
+            ) from None
+
+    async def _answer(self, command: Command, expires_s: float) -> Answer:
+        """Hand in and wait. Only the answer is waited for: a server that does not take the command in, or
+        does not say so, must not keep the caller beyond its deadline.
+        """
+        key = (command.account, command.id)
+        if key in self._pending:
+            raise ValueError(f"account {command.account}: id {command.id} is being submitted already")
+        pending = _Pending(
+            command,
+            encode(msgspec.structs.replace(command, reply_to=self.name)),
+            asyncio.get_running_loop().create_future(),
+            time.monotonic() + RESEND_FIRST_S,
+            RESEND_FIRST_S,
+            expires_s,
+        )
+        self._pending[key] = pending
+        try:
+            self._hand_in(pending)
+            return await pending.answer
+        finally:
+            del self._pending[key]
+
+    def _hand_in(self, pending: _Pending) -> None:
         """Append to the partition's stream. What goes wrong here is mended by handing in again."""
         keys = self._keys[partition_of(pending.command.account, self._partitions)]
         try:
-            await self._client.execute_command("XADD", keys.commands, "*", "command", pending.payload)
+            self._client.post("XADD", keys.commands, "*", "command", pending.payload)
         except (RedisError, OSError) as error:
             logger.debug("handing in %s: %s", pending.command.id, error)
 
@@ -130,9 +155,7 @@ class OrderDesk:
         pending.resend_after_s = min(RESEND_S_MAX, pending.resend_after_s * 2)
         pending.resend_at_s = now_s + pending.resend_after_s
         self.resent += 1
-        task = asyncio.create_task(self._hand_in(pending))
-        self._resends.add(task)
-        task.add_done_callback(self._resends.discard)
+        self._hand_in(pending)
 
     def _no_answer(self, pending: _Pending) -> OutcomeUnknown:
         command = pending.command
@@ -143,11 +166,11 @@ class OrderDesk:
         )
 
     async def aclose(self) -> None:
-        """Stop listening. Callers who still wait are told OutcomeUnknown."""
-        tasks = [task for task in (self._sweeper, *self._resends) if task is not None]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        """Stop listening. Callers who still wait are told OutcomeUnknown, those in line ClientClosed."""
+        self._is_open = False
+        if self._sweeper is not None:
+            self._sweeper.cancel()
+            await asyncio.gather(self._sweeper, return_exceptions=True)
         for pending in self._pending.values():
             if not pending.answer.done():
                 pending.answer.set_exception(self._no_answer(pending))
