@@ -193,7 +193,7 @@ def test_no_machine_paths() -> None:
 def test_the_lock_files_name_no_other_host() -> None:
     hosts = {
         host
-        for name in ("uv.lock", "requirements.lock")
+        for name in ("uv.lock", "requirements.lock", "requirements-bench.lock")
         for host in re.findall(r"\w+://[^/\"\s]*", (ROOT / name).read_text(encoding="utf-8"))
     }
     assert hosts == {"https://pypi.org", "https://files.pythonhosted.org"}, "run `make lock`"
