@@ -12,6 +12,7 @@ from tradewind.engine.keys import PartitionKeys
 from tradewind.engine.lease import Leases
 from tradewind.engine.messages import Answer, Command, Deposit, Event, OpenAccount, Place, decode_event
 from tradewind.engine.partition import PartitionRunner
+from tradewind.engine.store import Lease
 from tradewind.ops.audit import AuditResult, audit
 from tradewind.ops.journal import JournalEntry
 
@@ -38,7 +39,7 @@ class Run:
     runner: PartitionRunner
     desk: OrderDesk
     task: "asyncio.Task[None]"
-    lost: list[int]
+    lost: list[Lease]
     journal: list[JournalEntry] = field(default_factory=list)
 
     async def ask(self, command: Command) -> Answer:
@@ -68,7 +69,7 @@ async def running(client: RedisCluster, worker: str = "worker") -> AsyncIterator
     leases = Leases(client, worker)
     lease = await leases.acquire(PARTITION)
     assert lease is not None
-    lost: list[int] = []
+    lost: list[Lease] = []
     runner = PartitionRunner(client, leases, lease, {"EURUSD": quote()}, lost.append)
     desk = OrderDesk(client, PARTITIONS)
     await desk.start()

@@ -321,7 +321,7 @@ async def test_a_partition_whose_lease_is_lost_stops_and_writes_nothing_more(cli
         await asyncio.wait([run.task], timeout=10)
         assert run.task.done()
         assert run.lost
-        assert set(run.lost) == {0}
+        assert set(run.lost) == {run.runner.lease}
         assert await client.xlen(KEYS.events) == before
 
 
@@ -330,7 +330,7 @@ async def test_a_lease_that_is_lost_while_idle_is_noticed(client):
         await run.runner.ready.wait()
         await Leases(client, "worker").release(run.runner.lease)
         assert await Leases(client, "other").acquire(0) is not None
-        await eventually(lambda: run.lost == [0])
+        await eventually(lambda: run.lost == [run.runner.lease])
 
 
 async def test_a_partition_is_loaded_when_its_servers_answer(client, monkeypatch):

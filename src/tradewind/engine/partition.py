@@ -73,7 +73,7 @@ class _Work:
 class PartitionRunner:
     """Runs one leased partition until it is stopped or the lease is lost.
 
-    `on_lost(partition)` is called when another worker has the lease. `quotes` are handed in by `take_frame`.
+    `on_lost(lease)` is called when another worker has it. `quotes` are handed in by `take_frame`.
     """
 
     def __init__(
@@ -82,7 +82,7 @@ class PartitionRunner:
         leases: Leases,
         lease: Lease,
         quotes: dict[str, Quote],
-        on_lost: Callable[[int], None],
+        on_lost: Callable[[Lease], None],
         pace_s: float = 0.0,
     ) -> None:
         self.lease = lease
@@ -137,7 +137,7 @@ class PartitionRunner:
                 await self._turn()
         except LeaseLost as error:
             logger.info("partition %d: %s", self.lease.partition, error)
-            self._on_lost(self.lease.partition)
+            self._on_lost(self.lease)
         finally:
             keeper.cancel()
             await asyncio.gather(keeper, return_exceptions=True)
@@ -153,7 +153,7 @@ class PartitionRunner:
             except (RedisError, OSError) as error:
                 logger.info("partition %d: renewing: %s", self.lease.partition, error)
                 continue
-            self._on_lost(self.lease.partition)
+            self._on_lost(self.lease)
             return
 
     async def _read(self) -> None:

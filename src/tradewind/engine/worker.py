@@ -21,8 +21,8 @@ from tradewind.engine.partition import PartitionRunner
 from tradewind.engine.store import Lease
 
 ROUND_S = 0.5  # between two heartbeats, which say who lives; a quarter of the lease
-PACE_PER_WORKER_S = 0.001
-PACE_S_MAX = 0.05
+PACE_PER_WORKER_S = 0.0025
+PACE_S_MAX = 0.1
 SETTLE_S = 3.0  # how long the expected number of workers counts although not all have been seen
 HAND_OVER_S_MAX = 2.0
 LAST_QUOTES_S_MAX = 1.0  # frames bring every quote anew within a second: no reason to wait longer
@@ -42,15 +42,17 @@ def pace_s(workers: int, cores: int) -> float:
     """Seconds between two reads of a partition, when `workers` run on `cores` of one machine.
 
     A worker for each core reads as soon as it can. Where many share a core each batch costs as much as many
-    orders, so they wait a moment for larger ones: a millisecond for each worker that a core has too many. An
+    orders, so they wait a moment for larger ones: 2.5 ms for each worker that a core has too many. An
     order that comes after a quiet moment is not held up.
     """
     return min(PACE_S_MAX, PACE_PER_WORKER_S * max(0.0, workers / cores - 1))
 
 
 def wanted(free: list[int], count: int, rank: int, workers: int, partitions: int) -> list[int]:
-    """Which free partitions to try first: workers begin at different places, so that they rarely collide."""
-    start = rank * partitions // max(1, workers)
+    """Which free partitions to try first: each worker begins where the shares of those before it end, so
+    that workers who start together do not collide.
+    """
+    start = sum(fair_share(before, workers, partitions) for before in range(rank))
     return sorted(free, key=lambda partition: (partition - start) % partitions)[:count]
 
 
@@ -135,7 +137,8 @@ class Worker:
 
     async def _take(self, count: int, rank: int, workers: int) -> None:
         held = await self._leases.holders(range(self._partitions), clock.now_ms())
-        free = [partition for partition in range(self._partitions) if partition not in held]
+        # Its own whose leases have ended, as after a pause of the process, are renewed, not taken anew.
+        free = [p for p in range(self._partitions) if p not in held and p not in self.runners]
         for partition in wanted(free, count, rank, workers, self._partitions):
             lease = await self._leases.acquire(partition)
             if lease is not None and partition not in self.runners:
@@ -157,14 +160,15 @@ class Worker:
             await runner.run()
         except Exception:
             logger.exception("worker %s: partition %d failed", self.name, runner.lease.partition)
-            self._lost(runner.lease.partition)
+            self._lost(runner.lease)
 
-    def _lost(self, partition: int) -> None:
-        """Somebody else has it, or it failed here: forget it."""
-        runner = self.runners.pop(partition, None)
-        if runner is not None:
+    def _lost(self, lease: Lease) -> None:
+        """Somebody else has it, or it failed here: forget it, unless it was taken again meanwhile."""
+        runner = self.runners.get(lease.partition)
+        if runner is not None and runner.lease == lease:
             runner.stop()
-            channel = PartitionKeys(partition).quotes_channel
+            del self.runners[lease.partition]
+            channel = PartitionKeys(lease.partition).quotes_channel
             self._channels.pop(channel, None)
             self._subscription.unsubscribe([channel])
 
@@ -174,8 +178,8 @@ class Worker:
         """
         runners = [self.runners[partition] for partition in partitions]
         tasks = [self._tasks[runner] for runner in runners if runner in self._tasks]
-        for partition in partitions:
-            self._lost(partition)
+        for runner in runners:
+            self._lost(runner.lease)
         if tasks:
             _, slow = await asyncio.wait(tasks, timeout=HAND_OVER_S_MAX)
             for task in slow:
