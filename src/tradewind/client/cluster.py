@@ -39,6 +39,7 @@ COMMAND_TIMEOUT_S = 5.0
 CONNECTIONS_MAX = 100  # per node, as redis-py 8
 CATALOG_ANSWER_S = 5.0
 SLOTS_CACHED_MAX = 4096
+REPLY_SKIP_PACKED = pack(("CLIENT REPLY", "SKIP"))  # holds for the next command only
 SILENCE_S_MIN = (
     2.0  # a short stall of a server costs its callers time, but no reconnect, however short they wait
 )
@@ -286,6 +287,18 @@ class RedisCluster(redis.asyncio.RedisCluster):
         that has not exactly one key, or that blocks.
         """
         self._send(args, *self._short_path[args[0]]).add_done_callback(_forget)
+
+    def send_unanswered(self, *args: Any) -> None:
+        """Send a command with one key whose reply the server is told to leave out (CLIENT REPLY SKIP).
+
+        Costs neither side a reply, and this process no wake-up. It is dropped where no connection is open,
+        and an error stays unknown: for messages that are asked for again when they do not come. KeyError as
+        for `post`.
+        """
+        first_key, _ = self._short_path[args[0]]
+        node = self._need_router().slot_nodes[_cached_slot(self._encode(args[first_key]))]
+        if node is not None:
+            node.write_unanswered(REPLY_SKIP_PACKED + hiredis.pack_command(args))
 
     async def execute_call(self, args: tuple[Any, ...], options: dict[str, Any], call: CallOptions) -> Any:
         """`execute_command` for every kind of command, with the options of one call."""

@@ -79,6 +79,7 @@ class Lane:
         "opened_s",
         "owner",
         "state",
+        "write_paused",
     )
 
     def __init__(
@@ -97,6 +98,7 @@ class Lane:
         self.in_flight: deque[Command] = deque()
         self.last_heard_s = self.opened_s = now()
         self.bytes_written = 0
+        self.write_paused = False  # the server takes nothing more at the moment
         self.listening = (
             False  # a subscription's connection: what no command asked for is a message, undecoded
         )
@@ -304,3 +306,9 @@ class LaneProtocol(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         reason = str(exc) if exc else "closed by the server"
         self._lane.close(RedisConnectionError(f"{self._lane.name}: connection lost: {reason}"))
+
+    def pause_writing(self) -> None:
+        self._lane.write_paused = True
+
+    def resume_writing(self) -> None:
+        self._lane.write_paused = False

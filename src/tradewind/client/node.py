@@ -120,6 +120,14 @@ class Node:
         if lane is None:
             self._ensure_lane()
 
+    def write_unanswered(self, data: bytes) -> None:
+        """Write what has no reply, if a connection is open and takes it; else it is dropped."""
+        lane = self._preferred
+        if lane is None:
+            self._ensure_lane()
+        elif not lane.write_paused:
+            lane.write_unanswered(data)
+
     def _admit_waiting(self) -> None:
         """Give freed room to those who have waited longest."""
         limits = self._limits

@@ -189,9 +189,10 @@ class PartitionRunner:
             if self._pending_quotes:
                 await self._take_quotes()
             is_replay = bool(self._replay)
-            entries = self._take_commands()
-            if entries:
-                await self._commit(await self._decide(entries, is_replay))
+            rest = entries = self._take_commands()
+            while rest:
+                work, rest = await self._decide(rest, is_replay)
+                await self._commit(work)
         except AnswerKnown as error:
             logger.info("partition %d: looking answers up: %s", self.lease.partition, error)
             await self._load()
@@ -222,25 +223,41 @@ class PartitionRunner:
         if work.events:
             await self._commit(work)
 
-    async def _decide(self, entries: list[Entry], is_replay: bool) -> _Work:
-        """Apply commands to the book; repeats get the answer that was kept.
+    async def _decide(self, entries: list[Entry], is_replay: bool) -> tuple[_Work, list[Entry]]:
+        """Apply commands to the book; repeats get the answer that was kept. Returns what is to be committed,
+        and the entries that are left for the next commit: closing all of many accounts makes many events.
 
         Most repeats come soon, so only recent answers are looked at; the commit refuses a batch with an older
         repeat as a whole, and then all answers are looked up before the batch is decided again.
         """
-        work = _Work(max(self._cursor.command, entries[-1][0], key=stream_order))
-        read = [(entry, c) for entry in entries if (c := self._decoded(work, entry)) is not None]
+        work = _Work(self._cursor.command)
         now_ms = clock.now_ms()
-        fields = [id_field(command) for _, command in read]
-        kept = await self._store.known_answers(fields, now_ms) if is_replay else [None] * len(fields)
-        for ((_, payload), command), name, stored in zip(read, fields, kept, strict=True):
-            known = stored or self._recent.get(name) or work.stored.get(name)
+        kept = await self._kept_answers(entries, now_ms) if is_replay else {}
+        decided = 0
+        for entry in entries:
+            if len(work.events) >= EVENTS_PER_COMMIT_MAX:
+                break
+            decided += 1
+            command = self._decoded(work, entry)
+            if command is None:
+                continue
+            self.counts.commands += 1
+            name = id_field(command)
+            known = kept.get(name) or self._recent.get(name) or work.stored.get(name)
             if known is not None:
                 work.reply(command, _repeated(command, known))
             else:
-                self._apply(work, command, payload, name, now_ms)
-        self.counts.commands += len(read)
-        return work
+                self._apply(work, command, entry[1], name, now_ms)
+        work.last_command = max(self._cursor.command, entries[decided - 1][0], key=stream_order)
+        return work, entries[decided:]
+
+    async def _kept_answers(self, entries: list[Entry], now_ms: int) -> dict[str, bytes]:
+        """The answers that the cluster keeps, of the commands that were answered before."""
+        scratch = _Work(self._cursor.command)
+        commands = (self._decoded(scratch, entry) for entry in entries)
+        names = [id_field(command) for command in commands if command is not None]
+        found = zip(names, await self._store.known_answers(names, now_ms), strict=True)
+        return {name: answer for name, answer in found if answer is not None}
 
     def _decoded(self, work: _Work, entry: Entry) -> Command | None:
         """What cannot be read, or broke the engine before, goes aside with its reason."""
@@ -313,7 +330,7 @@ class PartitionRunner:
         """To each process that asked, one message. Not waited for: who hears nothing asks again."""
         for reply_to, items in answers.items():
             channel = self._store.keys.results_channel(reply_to)
-            self._client.post("SPUBLISH", channel, b"[" + b",".join(items) + b"]")
+            self._client.send_unanswered("SPUBLISH", channel, b"[" + b",".join(items) + b"]")
 
     # -- loading -------------------------------------------------------------------------------------
 

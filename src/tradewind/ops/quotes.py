@@ -16,7 +16,7 @@ from tradewind.ops.errors import StartFailed
 from tradewind.ops.quote_sender import QuoteSender
 from tradewind.ops.system import System, UpOptions
 
-FRAMES_PER_S = 10
+FRAMES_PER_S = 5
 FIRST_QUOTE_S_MAX = 10.0
 LOOK_S = 0.01
 
