@@ -1,5 +1,5 @@
 """The fixtures of a client; see tests/support/client_fixtures.py."""
 
-from tests.support.client_fixtures import client, make_client
+from tests.support.client_fixtures import client, make_client, no_complaints, pytest_asyncio_loop_factories
 
-__all__ = ["client", "make_client"]
+__all__ = ["client", "make_client", "no_complaints", "pytest_asyncio_loop_factories"]

@@ -7,10 +7,10 @@ from collections.abc import AsyncIterator, Iterator
 import pytest
 
 from tests.conftest import EmbeddedCluster
-from tests.support.client_fixtures import client, make_client
+from tests.support.client_fixtures import client, make_client, no_complaints, pytest_asyncio_loop_factories
 from tradewind.embedded.survey import Admin
 
-__all__ = ["client", "make_client"]
+__all__ = ["client", "make_client", "no_complaints", "pytest_asyncio_loop_factories"]
 
 NODE_TIMEOUT_S = 1.0
 

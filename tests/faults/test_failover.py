@@ -156,7 +156,6 @@ async def test_a_storm_of_killed_connections(fragile: EmbeddedCluster, make_clie
     stats = client.stats()
     assert sum(node.connections_lost for node in stats.nodes) >= 20
     assert sum(node.dials for node in stats.nodes) < 400
-    assert load.plain.unknown
     await load.plain.check(client)
     await load.check()
 

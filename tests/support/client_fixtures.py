@@ -1,6 +1,13 @@
-"""A client for each test, closed at its end, and then holding nothing."""
+"""A client for each test, closed at its end, and then holding nothing.
 
-from collections.abc import AsyncIterator, Callable
+`TRADEWIND_TEST_LOOP=uvloop` runs the tests on uvloop.
+"""
+
+import asyncio
+import gc
+import logging
+import os
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
 import pytest
@@ -10,6 +17,23 @@ from tests.support.clients import check_idle
 from tradewind import RedisCluster
 
 MakeClient = Callable[..., RedisCluster]
+
+
+def pytest_asyncio_loop_factories() -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
+    if os.environ.get("TRADEWIND_TEST_LOOP") == "uvloop":
+        import uvloop
+
+        return {"uvloop": uvloop.new_event_loop}
+    return {"asyncio": asyncio.new_event_loop}
+
+
+@pytest.fixture(autouse=True)
+def no_complaints(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
+    """Fail a test after which asyncio complains: an error that nobody saw, a callback that failed."""
+    yield
+    records = [*caplog.get_records("call"), *caplog.get_records("teardown")]
+    found = [record.getMessage() for record in records if record.levelno >= logging.ERROR]
+    assert not found, found
 
 
 @pytest.fixture
@@ -28,6 +52,8 @@ async def make_client() -> AsyncIterator[MakeClient]:
             await check_idle(client)
         await client.aclose()
         assert not client.stats().nodes
+    clients.clear()
+    gc.collect()  # so that an error that nobody looked at is complained of now
 
 
 @pytest.fixture

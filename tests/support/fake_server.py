@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Callable
 from types import TracebackType
-from typing import Any
+from typing import Any, cast
 
 import hiredis
 
@@ -128,7 +128,7 @@ class _Connection(asyncio.Protocol):
         self._silent = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
+        transport = cast(asyncio.Transport, transport)  # of uvloop it is not an instance
         self._transport = transport
         self._server.connections_made += 1
         self._server._transports.add(transport)

@@ -18,6 +18,7 @@ import socket
 import struct
 from collections.abc import Callable, Iterable
 from types import TracebackType
+from typing import cast
 
 HOST = "127.0.0.1"
 
@@ -153,7 +154,7 @@ class _Client(asyncio.Protocol):
         self._link: _Link | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
+        transport = cast(asyncio.Transport, transport)  # of uvloop it is not an instance
         if self._proxy.refuse:
             transport.abort()
             return
