@@ -107,6 +107,11 @@ class Worker:
 
     async def _hand_over(self) -> None:
         await self._give_back(list(self.runners))
+        lost = list(self._tasks.values())  # these may still wait for a shard that does not answer
+        for task in lost:
+            task.cancel()
+        await asyncio.gather(*lost, return_exceptions=True)
+        await self._subscription.aclose()
         try:
             await self._leases.leave()
         except (RedisError, OSError) as error:
@@ -208,8 +213,8 @@ class Worker:
     def _on_quotes(self, channel: str, data: bytes) -> None:
         """A frame comes once for every partition; it is read once."""
         if data != self._last_frame:
-            self._last_frame = data
             self._frame = decode_frame(data)
+            self._last_frame = data
             for quote in self._frame.quotes:
                 self._quotes[quote.symbol] = quote
         runner = self.runners.get(self._channels.get(channel, -1))
