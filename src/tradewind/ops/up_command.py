@@ -124,8 +124,8 @@ def _check(options: UpOptions) -> None:
     for name, seconds in times.items():
         if seconds is not None and not 0 <= seconds < float("inf"):
             raise OptionRefused(f"{name} {seconds}: it must be a number of seconds, 0 or more")
-    if options.speed <= 0 or options.speed == float("inf"):
-        raise OptionRefused(f"--speed {options.speed}: it must be above 0")
+    if not 0 < options.speed < float("inf"):  # "nan" is neither
+        raise OptionRefused(f"--speed {options.speed}: it must be a number above 0")
     if options.url is not None:
         own = {
             "--data": options.data,
