@@ -179,6 +179,32 @@ async def test_amounts_that_no_machine_word_holds_are_refused_and_answered(clien
         await run.audit()
 
 
+async def test_commands_of_many_events_are_committed_in_pieces(client, monkeypatch):
+    """Closing all positions of many accounts at once: more events than one commit may carry."""
+    monkeypatch.setattr(partition_module, "EVENTS_PER_COMMIT_MAX", 8)
+    commit, sizes = PartitionStore.commit, []
+
+    async def measured(self: PartitionStore, lease: Any, cursor: Cursor, batch: Any, now_ms: int) -> Cursor:
+        sizes.append(len(batch.events))
+        return await commit(self, lease, cursor, batch, now_ms)
+
+    accounts = [f"A{number}" for number in range(12)]
+    async with running(client) as run:
+        await run.fund(*accounts)
+        orders = [place(account, f"order-{n}") for account in accounts for n in range(4)]
+        await asyncio.gather(*map(run.ask, orders))
+        monkeypatch.setattr(PartitionStore, "commit", measured)
+        unreadable = [b"{}", b"[]"]
+        asking = [asyncio.create_task(run.ask(CloseAll(account=a, id="close"))) for a in accounts]
+        await asyncio.gather(*(hand_in(client, payload) for payload in unreadable))
+        assert [answer.closed for answer in await asyncio.gather(*asking)] == [4] * len(accounts)
+        assert max(sizes) < 8 + 4 + 1  # the last command may reach beyond
+        assert sum(sizes) == 5 * len(accounts)
+        assert sorted(command for command, _ in await put_aside(client)) == sorted(unreadable)
+        assert (await run.audit()).positions == 0
+        assert run.runner.counts.reloads == 0
+
+
 def break_at(monkeypatch: pytest.MonkeyPatch, id: str) -> None:
     """The rules have a defect that shows when they decide this command, after they changed the account."""
     decide = Book.decide
