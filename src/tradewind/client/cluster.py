@@ -293,11 +293,15 @@ class RedisCluster(redis.asyncio.RedisCluster):
 
         Costs neither side a reply, and this process no wake-up. It is dropped where no connection is open,
         and an error stays unknown: for messages that are asked for again when they do not come. KeyError as
-        for `post`.
+        for `post`, which does it where an ACL does not allow this user to leave replies out.
         """
         first_key, _ = self._short_path[args[0]]
         node = self._need_router().slot_nodes[_cached_slot(self._encode(args[first_key]))]
-        if node is not None:
+        if node is None:
+            return
+        if not node.may_skip_replies:
+            self.post(*args)
+        else:
             node.write_unanswered(REPLY_SKIP_PACKED + hiredis.pack_command(args))
 
     async def execute_call(self, args: tuple[Any, ...], options: dict[str, Any], call: CallOptions) -> Any:

@@ -75,6 +75,7 @@ class Lane:
         "in_flight",
         "last_heard_s",
         "listening",
+        "may_skip_replies",
         "name",
         "opened_s",
         "owner",
@@ -98,6 +99,7 @@ class Lane:
         self.in_flight: deque[Command] = deque()
         self.last_heard_s = self.opened_s = now()
         self.bytes_written = 0
+        self.may_skip_replies = False  # the handshake found out
         self.write_paused = False  # the server takes nothing more at the moment
         self.listening = (
             False  # a subscription's connection: what no command asked for is a message, undecoded

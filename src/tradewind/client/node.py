@@ -120,6 +120,11 @@ class Node:
         if lane is None:
             self._ensure_lane()
 
+    @property
+    def may_skip_replies(self) -> bool:
+        """Whether the server lets this user leave replies out; true as long as no connection is open."""
+        return self._preferred is None or self._preferred.may_skip_replies
+
     def write_unanswered(self, data: bytes) -> None:
         """Write what has no reply, if a connection is open and takes it; else it is dropped."""
         lane = self._preferred
