@@ -16,6 +16,9 @@ from tradewind.engine.worker import Worker
 from tradewind.ops.errors import OptionRefused
 from tradewind.ops.loop import run_loop
 
+URL_VARIABLE = (
+    "TRADEWIND_URL"  # not an argument, which everybody on the machine can read: it may hold a password
+)
 WORKERS_MAX = 1_000
 OTHER_CONNECTIONS = 8  # per node, besides one for each partition that blocks on its commands
 PARENT_LOOK_S = 0.5
@@ -25,7 +28,9 @@ STOP_S_MAX = 6  # after SIGTERM: then the kernel ends the process
 def worker(
     *,
     count: Annotated[int, Parameter(help="Worker processes.")] = 1,
-    url: Annotated[str, Parameter(help="The cluster, as redis://HOST:PORT.")] = "redis://127.0.0.1:6379",
+    url: Annotated[
+        str, Parameter(env_var=URL_VARIABLE, help="The cluster, as redis://HOST:PORT.")
+    ] = "redis://127.0.0.1:6379",
     partitions: Annotated[
         int | None, Parameter(help="Partitions, fixed when a cluster is first opened (then 64).")
     ] = None,

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 import sys
 from collections import Counter
 from typing import Any
@@ -12,6 +13,7 @@ from tradewind import RedisCluster, clock
 from tradewind.engine.keys import WORKERS_KEY
 from tradewind.engine.lease import Leases
 from tradewind.ops.errors import FleetEnded, StartFailed
+from tradewind.ops.worker_command import URL_VARIABLE
 
 START_S_MAX = 30.0
 LOOK_S = 0.1
@@ -33,12 +35,13 @@ class WorkerProcesses:
         self._reader: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
-        words = ("worker", "--count", self.count, "--url", self._url, "--partitions", self.partitions)
+        words = ("worker", "--count", self.count, "--partitions", self.partitions)
         self._process = await asyncio.create_subprocess_exec(
             sys.executable,
             *("-m", "tradewind", *map(str, words), "--stop-on-eof", "--json"),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
+            env={**os.environ, URL_VARIABLE: self._url},
             limit=LINE_BYTES_MAX,
             start_new_session=True,  # a terminal's Ctrl-C is for us, who stop them in order
         )
