@@ -17,7 +17,7 @@ from tests.support.waiting import eventually
 from tradewind import ClientClosed, OutcomeUnknown, Overloaded, RedisCluster
 from tradewind.engine.desk import OrderDesk
 from tradewind.engine.library import load_library
-from tradewind.engine.messages import Deposit, OpenAccount, decode_command
+from tradewind.engine.messages import Deposit, OpenAccount, RejectReason, decode_command
 
 
 @asynccontextmanager
@@ -166,6 +166,29 @@ async def test_a_caller_who_gives_up_may_ask_later_and_learns_what_happened(clie
         answers = await asyncio.gather(*(run.ask(place("A", f"order-{n}")) for n in range(20)))
         assert {answer.status for answer in answers} == {"filled"}
         assert (await run.audit()).positions == 20
+
+
+async def test_a_late_answer_is_not_taken_for_one_to_another_order_under_the_same_id(client):
+    """The caller gave up on an order and places another one under its id, before the first is answered."""
+    async with open_desk(client) as desk:
+        given_up = asyncio.create_task(desk.submit(place("A", "order")))
+        await eventually(lambda: all_handed_in(client, 1))
+        given_up.cancel()
+        await asyncio.wait([given_up])
+        other = asyncio.create_task(desk.submit(place("A", "order", volume=2_000)))
+        async with running(client):
+            assert (await other).reason is RejectReason.DUPLICATE_ID
+            assert (await desk.submit(place("A", "order"))).reason is RejectReason.UNKNOWN_ACCOUNT
+
+
+async def test_few_given_up_orders_are_remembered(client, monkeypatch):
+    monkeypatch.setattr(desk_module, "LOOSE_MAX", 3)
+    async with open_desk(client) as desk:
+        asking = await start_callers(desk, 10)
+        for task in asking:
+            task.cancel()
+        await asyncio.gather(*asking, return_exceptions=True)
+        assert [account for account, _ in desk._loose] == ["A7", "A8", "A9"]
 
 
 # -- limits and the end ----------------------------------------------------------------------------------

@@ -134,6 +134,14 @@ class Answer(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     sequence: int = 0
 
 
+def duplicate_id_answer(command: CommandBase) -> Answer:
+    """To another body under an id that was used before."""
+    reason = RejectReason.DUPLICATE_ID
+    return Answer(
+        id=command.id, account=command.account, status="rejected", reason=reason, text=reason.sentence
+    )
+
+
 class EventBase(
     msgspec.Struct,
     frozen=True,

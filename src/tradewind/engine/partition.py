@@ -18,7 +18,7 @@ from tradewind import RedisCluster, clock
 from tradewind.engine.book import Book, Decision
 from tradewind.engine.instruments import Quote, QuoteFrame
 from tradewind.engine.lease import Leases
-from tradewind.engine.messages import Answer, Command, RejectReason, decode_command, encode, fingerprint
+from tradewind.engine.messages import Command, decode_command, duplicate_id_answer, encode, fingerprint
 from tradewind.engine.store import AnswerKnown, Batch, Cursor, Lease, LeaseLost, PartitionStore, ViewOutdated
 
 COMMANDS_PER_COMMIT_MAX = 256
@@ -382,7 +382,4 @@ def _repeated(command: Command, known: bytes) -> bytes:
     """The answer that was given before; another body under the same id is refused."""
     if known.startswith(fingerprint(command).encode()):
         return known[FINGERPRINT_DIGITS:]
-    reason = RejectReason.DUPLICATE_ID
-    return encode(
-        Answer(id=command.id, account=command.account, status="rejected", reason=reason, text=reason.sentence)
-    )
+    return encode(duplicate_id_answer(command))
