@@ -93,6 +93,11 @@ def test_what_changes_the_server_may_not_run_again(catalog: Catalog, name: str) 
     assert not catalog[name].repeatable
 
 
+def test_what_may_be_asked_of_a_busy_server(catalog: Catalog) -> None:
+    assert catalog["CLIENT REPLY"].runs_when_busy
+    assert not catalog["GET"].runs_when_busy
+
+
 def test_one_key_at_a_fixed_place_takes_the_short_path(catalog: Catalog) -> None:
     short = {"GET": 1, "SET": 1, "HSET": 1, "XADD": 1, "LPUSH": 1, "ZADD": 1, "SPUBLISH": 1}
     assert {name: catalog[name].first_key for name in short} == short

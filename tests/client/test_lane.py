@@ -340,6 +340,20 @@ def test_garbage_ends_the_connection_and_only_what_waits_on_it(garbage: bytes) -
     world.lane.feed(b"$1\r\nb\r\n")  # what still comes is not looked at
 
 
+def test_a_right_that_is_taken_away_ends_the_connection_before_anybody_gets_a_wrong_reply() -> None:
+    """CLIENT REPLY SKIP is then answered by an error, in the place of another command's reply."""
+    world = Quiet()
+    world.lane.skips_replies = True
+    first, second = world.ask("a"), world.ask("b")
+    world.turn()
+    world.lane.feed(
+        b"$1\r\na\r\n-NOPERM User x has no permissions to run the 'client|reply' command\r\n:0\r\n$1\r\nb\r\n"
+    )
+    assert cast(Any, first.future).value == b"a"
+    assert "may not be left out any more" in str(cast(Any, second.future).value)
+    assert world.sent_and_lost == [second]
+
+
 def test_a_connection_that_comes_too_late_is_closed_at_once() -> None:
     world = Quiet()
     lane = Lane(world, name="late", call_soon=world.soon.append, now=lambda: 0.0)

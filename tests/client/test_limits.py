@@ -229,3 +229,38 @@ async def test_a_cancellation_costs_no_reconnect_and_swaps_no_reply(
         assert network.connections_made - connections <= 3  # a second lane where the first was slow
         assert sum(node.connections_lost for node in client.stats().nodes) == 0
         await check_idle(client)
+
+
+async def test_messages_without_replies_shift_nobodys_reply(
+    make_client: MakeClient, clean_cluster: EmbeddedCluster
+) -> None:
+    """Also when the right to leave replies out is taken away in the middle."""
+    owner = make_client(clean_cluster.nodes[0].port)
+    await owner.execute_command(
+        "ACL SETUSER", "mute", "on", ">pw", "+@all", "~*", "&*", target_nodes=RedisCluster.ALL_NODES
+    )
+    try:
+        heard: list[bytes] = []
+        subscription = await owner.sharded_subscription(lambda _channel, data: heard.append(data))
+        await subscription.subscribe(["{m}news"])
+        client = make_client(
+            clean_cluster.nodes[0].port, username="mute", password="pw", decode_responses=True, lanes=1
+        )
+        values = {f"{{m}}{number}": str(number) for number in range(50)}
+        await client.mset(values)
+        wrong = 0
+        for turn in range(200):
+            if turn == 100:
+                await owner.execute_command(
+                    "ACL SETUSER", "mute", "-client|reply", target_nodes=RedisCluster.ALL_NODES
+                )
+            calls = []
+            for key in values:
+                client.send_unanswered("SPUBLISH", "{m}news", b"x")
+                calls.append(client.get(key))
+            wrong += await asyncio.gather(*calls) != list(values.values())
+        assert wrong == 0
+        assert len(heard) > 5000 - 50
+        await eventually(lambda: len(heard) >= 9000)
+    finally:
+        await owner.execute_command("ACL DELUSER", "mute", target_nodes=RedisCluster.ALL_NODES)

@@ -64,6 +64,7 @@ class CommandSpec(NamedTuple):
     blocking: bool
     first_key: int  # index in redis-py's args when there is exactly one simple key range, else 0
     key_specs: tuple[KeySpec, ...]
+    runs_when_busy: bool = False  # also while a script has taken too long
 
 
 def parse_catalog(reply: Iterable[Any]) -> dict[str, CommandSpec]:
@@ -88,6 +89,7 @@ def _add(catalog: dict[str, CommandSpec], entry: list[Any]) -> None:
         blocking="blocking" in flags,
         first_key=_first_key(name, specs),
         key_specs=specs,
+        runs_when_busy="allow_busy" in flags,
     )
     for subcommand in entry[9]:
         _add(catalog, subcommand)

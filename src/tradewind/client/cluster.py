@@ -293,13 +293,14 @@ class RedisCluster(redis.asyncio.RedisCluster):
 
         Costs neither side a reply, and this process no wake-up. It is dropped where no connection is open,
         and an error stays unknown: for messages that are asked for again when they do not come. KeyError as
-        for `post`, which does it where an ACL does not allow this user to leave replies out.
+        for `post`, which does it where the server cannot be relied on to leave the reply out: an ACL forbids
+        it to this user, or (Redis 7.0) a busy server answers BUSY also to CLIENT REPLY.
         """
         first_key, _ = self._short_path[args[0]]
         node = self._need_router().slot_nodes[_cached_slot(self._encode(args[first_key]))]
         if node is None:
             return
-        if not node.may_skip_replies:
+        if not (node.may_skip_replies and self._catalog["CLIENT REPLY"].runs_when_busy):
             self.post(*args)
         else:
             node.write_unanswered(REPLY_SKIP_PACKED + hiredis.pack_command(args))

@@ -18,7 +18,7 @@ from typing import Any, Protocol, cast
 import hiredis
 from redis._parsers.base import BaseParser
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import InvalidResponse, ResponseError
+from redis.exceptions import InvalidResponse, NoPermissionError, ResponseError
 
 from tradewind.client.command import Command, asking_command
 
@@ -79,6 +79,7 @@ class Lane:
         "name",
         "opened_s",
         "owner",
+        "skips_replies",
         "state",
         "write_paused",
     )
@@ -100,6 +101,7 @@ class Lane:
         self.last_heard_s = self.opened_s = now()
         self.bytes_written = 0
         self.may_skip_replies = False  # the handshake found out
+        self.skips_replies = False  # it has been used
         self.write_paused = False  # the server takes nothing more at the moment
         self.listening = (
             False  # a subscription's connection: what no command asked for is a message, undecoded
@@ -229,6 +231,12 @@ class Lane:
                     continue
                 if not in_flight:
                     raise InvalidResponse(f"a reply that nobody asked for: {str(reply)[:80]}")
+                if (
+                    self.skips_replies
+                    and isinstance(reply, NoPermissionError)
+                    and "client|reply" in str(reply)
+                ):
+                    raise InvalidResponse(f"replies may not be left out any more: {reply}")
                 command = in_flight.popleft()
                 count += 1
                 size_bytes += len(command.packed)

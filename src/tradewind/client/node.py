@@ -131,6 +131,7 @@ class Node:
         if lane is None:
             self._ensure_lane()
         elif not lane.write_paused:
+            lane.skips_replies = True
             lane.write_unanswered(data)
 
     def _admit_waiting(self) -> None:
