@@ -248,17 +248,18 @@ async def test_messages_without_replies_shift_nobodys_reply(
         )
         values = {f"{{m}}{number}": str(number) for number in range(50)}
         await client.mset(values)
+
+        async def caller(key: str) -> str | None:
+            client.send_unanswered("SPUBLISH", "{m}news", b"x")
+            return await client.get(key)
+
         wrong = 0
         for turn in range(200):
             if turn == 100:
                 await owner.execute_command(
                     "ACL SETUSER", "mute", "-client|reply", target_nodes=RedisCluster.ALL_NODES
                 )
-            calls = []
-            for key in values:
-                client.send_unanswered("SPUBLISH", "{m}news", b"x")
-                calls.append(client.get(key))
-            wrong += await asyncio.gather(*calls) != list(values.values())
+            wrong += await asyncio.gather(*(caller(key) for key in values)) != list(values.values())
         assert wrong == 0
         assert len(heard) > 5000 - 50
         await eventually(lambda: len(heard) >= 9000)
