@@ -17,6 +17,7 @@ from tradewind.engine.keys import PartitionKeys, partition_of
 from tradewind.ops.audit import audit
 from tradewind.ops.connections import ConnectionCounts, limit_per_node
 from tradewind.ops.load import Load, open_accounts
+from tradewind.ops.memory import MEMORY_SHARE_MAX, memory_share
 from tradewind.ops.mix import Mix, Trader
 from tradewind.ops.quotes import Quotes, quotes_flowing
 from tradewind.ops.report import Failover, Report, build
@@ -111,6 +112,12 @@ class Up:
                 rate = (tally.acknowledged - acknowledged) / (loop.time() - looked_s)
                 acknowledged, looked_s = tally.acknowledged, loop.time()
                 self._live(self._line(system, tally, rate, seen))
+                share = await memory_share(system.client)
+                if share >= MEMORY_SHARE_MAX and not self._stop.is_set():
+                    self._say(
+                        f"the servers' memory is {share:.0%} full of events and answers: ending in order"
+                    )
+                    self._stop.set()
         except Exception:
             self._stop.set()
             raise
