@@ -9,7 +9,7 @@ ANSWER_S_MAX = 0.8
 
 
 async def memory_share(client: RedisCluster) -> float:
-    """The fullest server's share of its `maxmemory`; 0 where there is no limit. Silent servers are left out."""
+    """The fullest server's share of its `maxmemory`; 0 without a limit. Silent servers are left out."""
     calls = client.with_options(timeout_s=ANSWER_S_MAX)
     answers = await asyncio.gather(
         *(calls.execute_command("INFO", "memory", target_nodes=[node]) for node in client.get_nodes()),
