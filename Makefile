@@ -58,6 +58,7 @@ $(BENCH_STAMP): requirements-bench.lock $(STAMP)
 
 soak: setup ## the long tests, then the whole system under faults for ten minutes, then the audit
 	@$(BIN)/pytest -m soak
+	@TRADEWIND_TEST_LOOP=uvloop $(BIN)/pytest tests/client tests/faults
 	@$(BIN)/tradewind up --seconds 600 --crash-at 60 --kill-primary-at 120 $(ARGS)
 
 lock: setup ## resolve the dependencies anew: uv.lock and what is exported from it

@@ -15,7 +15,7 @@ The rules, each learned from a measured failure (docs/architecture.md, "Durable 
 import asyncio
 import time
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from redis.exceptions import RedisError
@@ -54,10 +54,17 @@ class _NodeQueue:
     def __init__(self) -> None:
         self.commands: deque[Command] = deque()
         self.workers: set[asyncio.Task[None]] = set()
-        self.on_their_way: dict[Lane, list[Command]] = {}
+        self.on_their_way: dict[Lane, tuple[list[Command], asyncio.Future[Any]]] = {}  # with its barrier
 
-    def expired(self, commands: Iterable[Command], now_s: float) -> list[Command]:
-        return [c for c in commands if c.deadline <= now_s and not c.future.done()]
+    def unanswered(self) -> Iterator[Command]:
+        """Those on their way. A batch whose barrier has answered is settled in the next turns of the loop."""
+        for batch, barrier in self.on_their_way.values():
+            if not barrier.done():
+                yield from batch
+
+
+def _expired(commands: Iterable[Command], now_s: float) -> list[Command]:
+    return [command for command in commands if command.deadline <= now_s and not command.future.done()]
 
 
 class Committer:
@@ -131,9 +138,9 @@ class Committer:
         batch = _next_batch(queue.commands)
         if not batch:
             return True
-        queue.on_their_way[lane] = batch
         replies = [exclusive_request(lane, command) for command in batch]
         barrier = exclusive_submit(lane, ("WAIT", self._replicas, WAIT_MS))
+        queue.on_their_way[lane] = batch, barrier
         failure: Exception | None = ConnectionLost("the client is closed", was_sent=True)
         replicated = 0
         try:
@@ -195,9 +202,9 @@ class Committer:
     def has_expired(self, now_s: float) -> bool:
         """Somebody's deadline has passed and nobody has told them yet."""
         return any(
-            queue.expired(commands, now_s)
+            _expired(commands, now_s)
             for queue in self._queues.values()
-            for commands in (queue.commands, *queue.on_their_way.values())
+            for commands in (queue.commands, queue.unanswered())
         )
 
     def heard_since(self, time_s: float) -> bool:
@@ -211,16 +218,15 @@ class Committer:
         """Tell the callers whose time is over: nothing was sent, or the outcome is unknown."""
         stalled = f"; this process's event loop stalled for {stalled_s:.2f} s" if stalled_s else ""
         for node, queue in self._queues.items():
-            for batch in queue.on_their_way.values():
-                for command in queue.expired(batch, now_s):
-                    self._router.errors["OutcomeUnknown"] += 1
-                    command.fail(
-                        OutcomeUnknown(
-                            f"{node.name}: {command.name} was sent and not confirmed by {self._replicas} "
-                            f"replicas before its deadline: it may have run, once{stalled}"
-                        )
+            for command in _expired(queue.unanswered(), now_s):
+                self._router.errors["OutcomeUnknown"] += 1
+                command.fail(
+                    OutcomeUnknown(
+                        f"{node.name}: {command.name} was sent and not confirmed by {self._replicas} "
+                        f"replicas before its deadline: it may have run, once{stalled}"
                     )
-            for command in queue.expired(queue.commands, now_s):
+                )
+            for command in _expired(queue.commands, now_s):
                 command.fail(self._waited_too_long(node, queue, command, now_s))
             queue.commands = deque(command for command in queue.commands if not command.future.done())
 
