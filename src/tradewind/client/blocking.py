@@ -18,6 +18,7 @@ from tradewind.client.errors import (
 )
 from tradewind.client.exclusive import ConnectionLost, answered_by, exclusive_request, give_up
 from tradewind.client.node import Node
+from tradewind.client.policy import unknown_outcome
 from tradewind.client.router import Router
 
 # Where the time stands: milliseconds behind the word BLOCK for two, after as many words as a caller chooses
@@ -81,8 +82,18 @@ async def run_blocking(
 
     A blocked read goes on at the slot's new owner after a failover, for the rest of its time, and so does a
     write that the server refused or released unexecuted. A write whose connection ends, or that gets no
-    answer in time, raises OutcomeUnknown: it may have popped something.
+    answer in time, raises OutcomeUnknown: it may have popped something. What is raised has been counted.
     """
+    try:
+        return await _until_answered(router, command, call, pack)
+    except Exception as error:
+        router.count(error)
+        raise
+
+
+async def _until_answered(
+    router: Router, command: Command, call: BlockingCall, pack: Callable[[tuple[Any, ...]], bytes]
+) -> Any:
     ends_s = time.monotonic() + call.seconds
     redirected: Node | None = None
     while True:
@@ -90,7 +101,7 @@ async def run_blocking(
         try:
             if node is None:
                 raise ClusterDownError(f"slot {command.slot} has no owner at the moment")
-            return await _once(router, node, command)
+            return await _once(node, command)
         except (Overloaded, DeadlineExceeded, OutcomeUnknown, SharedConnectionError):
             raise
         except RedisError as error:
@@ -112,7 +123,8 @@ def _where_next(router: Router, node: Node | None, command: Command, error: Redi
     """
     if isinstance(error, ConnectionLost):
         if error.was_sent and not (command.repeatable or router.retry_always):
-            raise router.unknown(f"{command.name} was blocking when its connection ended", error) from error
+            what = f"{command.name} was blocking when its connection ended"
+            raise unknown_outcome(what, error) from error
     elif not isinstance(error, NodeUnavailable | ClientClosed):
         target = router.learn(node, command, error)
         return None if target is node else target
@@ -120,7 +132,7 @@ def _where_next(router: Router, node: Node | None, command: Command, error: Redi
     return None
 
 
-async def _once(router: Router, node: Node, command: Command) -> Any:
+async def _once(node: Node, command: Command) -> Any:
     lane = await node.dedicated.acquire(command.deadline)
     try:
         reply = exclusive_request(lane, command)
@@ -132,5 +144,4 @@ async def _once(router: Router, node: Node, command: Command) -> Any:
     text = f"{node.name}: {command.name} was sent and got no answer by its deadline"
     if command.repeatable:
         raise DeadlineExceeded(text)
-    router.errors["OutcomeUnknown"] += 1
     raise OutcomeUnknown(f"{text}: it may have run, once")

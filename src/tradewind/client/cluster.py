@@ -259,42 +259,51 @@ class RedisCluster(redis.asyncio.RedisCluster):
         if short is None or (options and (len(options) > 1 or "keys" not in options)):
             return await self.execute_call(args, options, DEFAULT_CALL)
         try:
-            future = self._send(args, *short)
+            command = self._short_command(args, *short)
         except (TypeError, IndexError):
             return await self.execute_call(args, options, DEFAULT_CALL)
-        reply = await future
-        callback = self.response_callbacks.get(args[0])
-        return reply if callback is None else callback(reply)
-
-    def _send(self, args: tuple[Any, ...], first_key: int, repeatable: bool) -> "asyncio.Future[Any]":
-        """The short path: one key at a known place, default options."""
         router = self._router
         if router is None:
             raise ClientClosed("the client is closed")
+        router.commands += 1
+        router.dispatch(command)
+        reply = await command.future
+        callback = self.response_callbacks.get(args[0])
+        return reply if callback is None else callback(reply)
+
+    def _short_command(self, args: tuple[Any, ...], first_key: int, repeatable: bool) -> Command:
+        """For the short path: one key at a known place, default options. Sends nothing."""
         key = args[first_key]
         packed = hiredis.pack_command(args)
         slot = key_slot(key.encode() if type(key) is str else self._encode(key))
-        router.commands += 1
         now_s = time.monotonic()
-        future = self._create_future()
-        router.dispatch(Command(args[0], packed, future, slot, repeatable, now_s, now_s + self._timeout_s))
-        return future
+        return Command(
+            args[0], packed, self._create_future(), slot, repeatable, now_s, now_s + self._timeout_s
+        )
 
     def post(self, *args: Any) -> None:
-        """Send a command with one key and do not wait for its reply: an error is counted and forgotten.
+        """Send a command with one key, as `execute_command` does (waiting, redirects, retries), for a caller
+        who has no use for the reply: an error is counted in `stats()` and forgotten.
 
-        For messages that nobody relies on. The client must be initialized. Raises KeyError for a command
-        that has not exactly one key, or that blocks.
+        For what should arrive and is checked in another way, such as an order that will be answered by a
+        message. For a stream of messages that may be lost, `send_unanswered` is cheaper. The client must be
+        initialized. Raises KeyError for a command that has not exactly one key, or that blocks.
         """
-        self._send(args, *self._short_path[args[0]]).add_done_callback(_forget)
+        command = self._short_command(args, *self._short_path[args[0]])
+        router = self._need_router()
+        router.commands += 1
+        command.future.add_done_callback(_forget)
+        router.dispatch(command)
 
     def send_unanswered(self, *args: Any) -> None:
         """Send a command with one key whose reply the server is told to leave out (CLIENT REPLY SKIP).
 
-        Costs neither side a reply, and this process no wake-up. It is dropped where no connection is open,
-        and an error stays unknown: for messages that are asked for again when they do not come. KeyError as
-        for `post`, which does it where the server cannot be relied on to leave the reply out: an ACL forbids
-        it to this user, or (Redis 7.0) a busy server answers BUSY also to CLIENT REPLY.
+        Costs neither side a reply, and this process no wake-up. In return nothing is done for it: it is
+        dropped where no connection is open or the socket is full, follows no redirect, and an error stays
+        unknown and uncounted. For many messages each of which may be lost because it is asked for again or
+        soon outdated; what should arrive goes by `post`. KeyError as for `post`, which does it where the
+        server cannot be relied on to leave the reply out: an ACL forbids it to this user, or (Redis 7.0) a
+        busy server answers BUSY also to CLIENT REPLY.
         """
         first_key, _ = self._short_path[args[0]]
         node = self._need_router().slot_nodes[_cached_slot(self._encode(args[first_key]))]

@@ -37,6 +37,7 @@ from tradewind.client.exclusive import (
 )
 from tradewind.client.lane import Lane
 from tradewind.client.node import Node
+from tradewind.client.policy import unknown_outcome
 
 if TYPE_CHECKING:
     from tradewind.client.router import Router
@@ -89,7 +90,7 @@ class Committer:
     def enqueue(self, command: Command, node: Node) -> None:
         """Queue the write with a given node, which a redirect may have named."""
         if self._router.closed:
-            command.fail(ClientClosed("the client is closed"))
+            self._router.tell(command, ClientClosed("the client is closed"))
             return
         queue = self._queues.get(node)
         if queue is None:
@@ -120,7 +121,7 @@ class Committer:
                 lane = await node.dedicated.acquire(max(command.deadline for command in queue.commands))
             except SharedConnectionError as error:
                 for command in _take_all(queue.commands):
-                    command.fail(error)
+                    self._router.tell(command, error)
                 return
             except (RedisError, OSError) as error:
                 for command in _take_all(queue.commands):
@@ -171,9 +172,9 @@ class Committer:
             if isinstance(error, ConnectionLost):
                 if not error.was_sent:
                     self._router.retry_later(command, error)
-                elif not command.future.done():
+                else:  # rule 4: not even what may run twice is sent again
                     what = f"{node.name}: {command.name} was sent and its connection ended"
-                    command.fail(self._router.unknown(what, error))
+                    self._router.tell(command, unknown_outcome(what, error))
             elif isinstance(error, Exception):
                 self._router.on_error_reply(node, command, error)
             elif command.future.done():
@@ -181,12 +182,11 @@ class Committer:
             elif failure is None and replicated >= self._replicas:
                 command.future.set_result(reply.result())
             else:
-                command.fail(self._not_replicated(node, command, replicated, failure))
+                self._router.tell(command, self._not_replicated(node, command, replicated, failure))
 
     def _not_replicated(
         self, node: Node, command: Command, replicated: int, failure: Exception | None
     ) -> OutcomeUnknown:
-        self._router.errors["OutcomeUnknown"] += 1
         return OutcomeUnknown(
             f"{node.name}: {command.name} ran there, but {replicated} of {self._replicas} replicas confirmed "
             f"it within {WAIT_MS} ms{f' ({failure})' if failure else ''}: it may be lost in a failover"
@@ -219,15 +219,13 @@ class Committer:
         stalled = f"; this process's event loop stalled for {stalled_s:.2f} s" if stalled_s else ""
         for node, queue in self._queues.items():
             for command in _expired(queue.unanswered(), now_s):
-                self._router.errors["OutcomeUnknown"] += 1
-                command.fail(
-                    OutcomeUnknown(
-                        f"{node.name}: {command.name} was sent and not confirmed by {self._replicas} "
-                        f"replicas before its deadline: it may have run, once{stalled}"
-                    )
+                error = OutcomeUnknown(
+                    f"{node.name}: {command.name} was sent and not confirmed by {self._replicas} "
+                    f"replicas before its deadline: it may have run, once{stalled}"
                 )
+                self._router.tell(command, error)
             for command in _expired(queue.commands, now_s):
-                command.fail(self._waited_too_long(node, queue, command, now_s))
+                self._router.tell(command, self._waited_too_long(node, queue, command, now_s))
             queue.commands = deque(command for command in queue.commands if not command.future.done())
 
     def _waited_too_long(self, node: Node, queue: _NodeQueue, command: Command, now_s: float) -> Exception:
@@ -251,7 +249,7 @@ class Committer:
         closed = ClientClosed("the client is closed")
         for queue in list(self._queues.values()):
             for command in _take_all(queue.commands):
-                command.fail(closed)
+                self._router.tell(command, closed)
             workers = list(queue.workers)
             for task in workers:
                 task.cancel()

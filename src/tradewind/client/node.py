@@ -39,6 +39,9 @@ SHORT_LIFE_BACKOFF_CAP_S = 0.25
 class NodeOwner(Protocol):
     """Who decides what happens to a command that a node could not finish."""
 
+    def tell(self, command: Command, error: Exception) -> None:
+        """Fail the command, and count the error."""
+
     def on_error_reply(self, node: "Node", command: Command, error: Exception) -> None:
         """The server answered with an error."""
 
@@ -113,7 +116,7 @@ class Node:
             lane.submit(command)
             return
         if self._closed is not None:
-            command.fail(ClientClosed(str(self._closed)))
+            self._owner.tell(command, ClientClosed(str(self._closed)))
             return
         self.waiting.append(command)
         self.waits += 1
@@ -145,7 +148,7 @@ class Node:
             if command.future.done():
                 continue
             if command.deadline <= now_s:  # sent now, its outcome would be unknown for nothing
-                command.fail(self._waited_too_long(command))
+                self._owner.tell(command, self._waited_too_long(command))
                 continue
             self.in_flight += 1
             self.in_flight_bytes += len(command.packed)
@@ -340,12 +343,12 @@ class Node:
         """Tell the callers whose time is over. To be called once the sockets have been drained again."""
         for command in self.waiting:
             if command.deadline <= now_s and not command.future.done():
-                command.fail(self._waited_too_long(command))
+                self._owner.tell(command, self._waited_too_long(command))
         self.waiting = deque(command for command in self.waiting if not command.future.done())
         for lane in self._lanes:
             for command in lane.in_flight:
-                if command.deadline <= now_s and not command.future.done():
-                    command.fail(self._unanswered(command, stalled_s))
+                if command.deadline <= now_s and not command.future.done() and command.name != "ASKING":
+                    self._owner.tell(command, self._unanswered(command, stalled_s))
 
     def _waited_too_long(self, command: Command) -> Exception:
         limits = self._limits
@@ -404,7 +407,7 @@ class Node:
         """Close every connection. Who still waits is told ClientClosed, or OutcomeUnknown for sent writes."""
         self.forget("the client is closed")
         for command in self.take_waiting():
-            command.fail(ClientClosed(f"{self.name}: the client is closed"))
+            self._owner.tell(command, ClientClosed(f"{self.name}: the client is closed"))
         tasks = list(self._dial_tasks)
         for task in tasks:
             task.cancel()

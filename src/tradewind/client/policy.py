@@ -21,6 +21,8 @@ from redis.exceptions import (
     TryAgainError,
 )
 
+from tradewind.client.errors import OutcomeUnknown
+
 
 @dataclass(frozen=True)
 class Limits:
@@ -110,3 +112,8 @@ def backoff_s(
     Source: M. Brooker, "Exponential Backoff And Jitter", AWS Architecture Blog, 2015.
     """
     return rng.uniform(0, min(cap_s, base_s * 2.0 ** min(attempt, 30)))
+
+
+def unknown_outcome(what: str, error: Exception) -> OutcomeUnknown:
+    """The error for a write that was sent and whose connection ended."""
+    return OutcomeUnknown(f"{what} before its reply came: it may have run, once; {error}")

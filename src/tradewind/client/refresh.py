@@ -3,7 +3,7 @@
 import asyncio
 import random
 import time
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable
 from typing import Any
 
@@ -33,7 +33,7 @@ class Refresher:
         is_urgent: Callable[[], bool],
         timeouts: Timeouts,
         address_remap: AddressRemap | None,
-        errors: Counter[str],
+        count: Callable[[Exception], None],
         rng: random.Random,
     ) -> None:
         self.begun_s = 0.0  # when the last refresh began
@@ -44,7 +44,7 @@ class Refresher:
         self._is_urgent = is_urgent
         self._timeouts = timeouts
         self._address_remap = address_remap
-        self._errors = errors
+        self._count = count
         self._rng = rng
         self._questions: set[Command] = set()
         self._task: asyncio.Task[None] | None = None
@@ -73,7 +73,7 @@ class Refresher:
         try:
             await self.refresh()
         except ClusterNotReady as error:
-            self._errors["ClusterNotReady"] += 1
+            self._count(error)
             self.last_error = str(error)
         finally:
             self._task = None

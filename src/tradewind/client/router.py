@@ -17,9 +17,10 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 
 from tradewind.client.command import Command
 from tradewind.client.connect import ConnectionSettings
-from tradewind.client.errors import ClientClosed, ClusterNotReady, OutcomeUnknown
+from tradewind.client.errors import ClientClosed, ClusterNotReady, NodeUnavailable
+from tradewind.client.exclusive import ConnectionLost
 from tradewind.client.node import Node
-from tradewind.client.policy import Limits, Timeouts, Verdict, backoff_s, judge
+from tradewind.client.policy import Limits, Timeouts, Verdict, backoff_s, judge, unknown_outcome
 from tradewind.client.refresh import ANSWER_S, Refresher
 from tradewind.client.stats import ClientStats
 from tradewind.client.topology import (
@@ -82,7 +83,7 @@ class Router:
             is_urgent=self._is_urgent,
             timeouts=timeouts,
             address_remap=address_remap,
-            errors=self.errors,
+            count=self.count,
             rng=self._rng,
         )
         self.refresh_soon = self._refresher.soon
@@ -109,7 +110,7 @@ class Router:
     def park(self, command: Command) -> None:
         """Nobody owns the slot at the moment: hold the command until somebody does, or its deadline."""
         if self.closed:
-            command.fail(ClientClosed("the client is closed"))
+            self.tell(command, ClientClosed("the client is closed"))
             return
         self._parked.append(command)
         self.refresh_soon()
@@ -120,8 +121,7 @@ class Router:
         try:
             target = self.learn(node, command, error)
         except Exception as answer:  # of redis-py, or UnicodeDecodeError
-            self.errors[type(answer).__name__] += 1
-            command.fail(answer)
+            self.tell(command, answer)
             return
         if target is None or target is node:
             self.retry_later(command, error)
@@ -178,15 +178,23 @@ class Router:
         """The command was sent and its connection ended without a reply."""
         if command.repeatable or self.retry_always:
             self.retry_later(command, error)
-        elif not command.future.done():
-            command.fail(
-                self.unknown(f"{node_name}: {command.name} was sent and its connection ended", error)
-            )
+        else:
+            what = f"{node_name}: {command.name} was sent and its connection ended"
+            self.tell(command, unknown_outcome(what, error))
 
-    def unknown(self, what: str, error: Exception) -> OutcomeUnknown:
-        """The error for a write that may have run; counted."""
-        self.errors["OutcomeUnknown"] += 1
-        return OutcomeUnknown(f"{what} before its reply came: it may have run, once; {error}")
+    # -- what callers are told -------------------------------------------------------------------------------
+
+    def tell(self, command: Command, error: Exception) -> None:
+        """Fail the command. Every error for a caller goes through here or through `count`, so that
+        `stats().errors` has it; a caller who has gone, or was told before, counts no more.
+        """
+        if not command.future.done():
+            self.count(error)
+            command.fail(error)
+
+    def count(self, error: Exception) -> None:
+        """Count an error that is raised elsewhere, or that no caller hears of (a dial, a refresh)."""
+        self.errors[type(error).__name__] += 1
 
     # -- another try -----------------------------------------------------------------------------------------
 
@@ -205,7 +213,7 @@ class Router:
         if command.slot >= 0:
             due_s = max(due_s, self._slot_tries.get(command.slot, 0.0) + 1e-6)
         if self.closed or time.monotonic() + due_s - now_s >= command.deadline:
-            command.fail(self._last_word(command, error))
+            self.tell(command, self._last_word(command, error))
             return
         self.retries += 1
         if command.slot >= 0:
@@ -232,6 +240,8 @@ class Router:
         """What the caller is told when there is no time for another try."""
         if self.closed:
             return ClientClosed(f"the client is closed; {error}")
+        if isinstance(error, ConnectionLost):
+            return _connection_lost(command, error)
         return lost_in_redirects(command, error) if isinstance(error, AskError) else error
 
     # -- nodes and the slot map ------------------------------------------------------------------------------
@@ -256,7 +266,7 @@ class Router:
 
     def on_dial_failed(self, node: Node, error: Exception) -> None:
         """The node may have been replaced."""
-        self.errors[type(error).__name__] += 1
+        self.count(error)
         self._refresher.on_dial_failed(node, error)
         self.refresh_soon()
 
@@ -364,12 +374,11 @@ class Router:
             return
         for command in self._parked:
             if command.deadline <= now_s:
-                command.fail(
-                    ClusterNotReady(
-                        f"slot {command.slot} had no owner until the deadline of {command.name}; nothing was "
-                        f"sent; last refresh: {self._refresher.last_error or 'answered'}"
-                    )
+                error = ClusterNotReady(
+                    f"slot {command.slot} had no owner until the deadline of {command.name}; nothing was "
+                    f"sent; last refresh: {self._refresher.last_error or 'answered'}"
                 )
+                self.tell(command, error)
         self._parked = deque(command for command in self._parked if not command.future.done())
 
     def tick(self, now_s: float) -> None:
@@ -413,7 +422,7 @@ class Router:
         await asyncio.gather(*(committer.aclose() for committer in self.committers))
         await asyncio.gather(*(node.aclose() for node in self.nodes.values()))
         for command in (*self._delayed, *self._parked):
-            command.fail(ClientClosed("the client is closed"))
+            self.tell(command, ClientClosed("the client is closed"))
         self._delayed.clear()
         self._parked.clear()
         self._demotions.clear()
@@ -443,4 +452,14 @@ def lost_in_redirects(command: Command, error: Exception) -> RedisConnectionErro
     return RedisConnectionError(
         f"{command.name} was redirected {command.redirects} times, last by {type(error).__name__} {error}: "
         f"the nodes do not agree on who owns slot {command.slot}; it was not executed"
+    )
+
+
+def _connection_lost(command: Command, error: ConnectionLost) -> RedisConnectionError:
+    """In a class that callers know."""
+    if error.was_sent:  # only of what may run twice
+        return RedisConnectionError(str(error))
+    return NodeUnavailable(
+        f"{command.name}: its connection ended before it was sent, with no time for another try before its "
+        f"deadline; {error}"
     )

@@ -63,10 +63,12 @@ class ShardedSubscription:
         except TimeoutError:
             missing = sorted(self._wanted - self._confirmed)
             if missing:
-                raise DeadlineExceeded(
+                error = DeadlineExceeded(
                     f"{len(missing)} of {len(self._wanted)} channels not confirmed within {timeout_s:g} s, "
                     f"the first: {missing[0]}; last refusal: {self._last_refusal or 'none'}"
-                ) from None
+                )
+                self._router.count(error)
+                raise error from None
         if self._closed:
             raise ClientClosed("the subscription was closed")
 
@@ -144,6 +146,7 @@ class ShardedSubscription:
         try:
             lane = await self._lane(node)
         except (RedisError, OSError) as error:
+            self._router.count(error)
             self._last_refusal = str(error)
             return False
         self._ask(lane, [channel for channel in channels if channel in self._wanted])
