@@ -95,8 +95,25 @@ local function reader(args, position)
   return take
 end
 
-local FIXED_KEYS = 8 -- owner, cursor, events, ids of the day and the day before, commands, poison, index of accounts
-local FIXED_KINDS = {'hash', 'hash', 'stream', 'hash', 'hash', 'stream', 'stream', 'set'}
+local FIXED_KEYS = 9 -- as `commit` unpacks them
+local FIXED_KINDS = {'hash', 'hash', 'stream', 'hash', 'hash', 'hash', 'stream', 'stream', 'set'}
+local SECONDS_MAX = 1000000000 -- far below what makes EXPIRE fail
+
+local function is_below_2_to_64(digits)
+  return #digits < 20 or (#digits == 20 and digits <= '18446744073709551615')
+end
+
+-- Whether XTRIM takes it, after all the writes before it.
+local function is_stream_id(text)
+  local milliseconds, number = string.match(text or '', '^(%d+)-(%d+)$')
+  return milliseconds and is_below_2_to_64(milliseconds) and is_below_2_to_64(number)
+end
+
+-- Whether EXPIRE takes it, and keeps the key.
+local function is_time_to_live(text)
+  local seconds = string.match(text or '', '^%d+$') and tonumber(text)
+  return seconds and seconds >= 1 and seconds <= SECONDS_MAX
+end
 
 -- The first client order id among the answers that has an answer already, or nil.
 local function known_id(ids, answers)
@@ -116,8 +133,8 @@ end
 
 -- Commits one batch: appends its events, keeps its answers, changes its accounts, moves the cursor.
 --
--- KEYS: owner, cursor, events, ids of the day, ids of the day before, commands, poison, index of accounts, then one
---       key per changed account.
+-- KEYS: owner, cursor, events, ids of the day, of the day before, and of the day after (the worker before may have
+--       had a clock ahead of this one's), commands, poison, index of accounts, then one key per changed account.
 -- ARGV: worker, epoch, the cursor's command id and event sequence as the worker knows them, the new command id,
 --       seconds to keep the ids, 1 to drop applied commands from the stream; then counted lists: events; id and
 --       answer pairs; poison commands and reasons; new accounts; then for each account key the field and value pairs
@@ -125,7 +142,10 @@ end
 -- Returns the new event sequence. Errors, with nothing written: FENCED (the lease is somebody else's), CURSOR (the
 -- worker's view is old), KNOWN (an id was answered before).
 local function commit(keys, args)
-  local owner, cursor, events, ids, ids_before, commands, poison, index = unpack(keys, 1, FIXED_KEYS)
+  if #keys < FIXED_KEYS then
+    return redis.error_reply('ERR commit: ' .. #keys .. ' keys, at least ' .. FIXED_KEYS .. ' are needed')
+  end
+  local owner, cursor, events, ids, ids_before, ids_after, commands, poison, index = unpack(keys, 1, FIXED_KEYS)
   for position, kind in ipairs(FIXED_KINDS) do
     if not is_kind(keys[position], kind) then
       return redis.error_reply('WRONGTYPE ' .. keys[position] .. ' is not a ' .. kind)
@@ -139,6 +159,12 @@ local function commit(keys, args)
     return redis.error_reply('CURSOR is at ' .. (at[1] or '0-0') .. ' and event ' .. (at[2] or '0'))
   end
 
+  if not is_stream_id(args[5]) then
+    return redis.error_reply('ERR commit: the new command id is not a stream id')
+  end
+  if not is_time_to_live(args[6]) then
+    return redis.error_reply('ERR commit: the ids cannot be kept for so many seconds')
+  end
   local take = reader(args, 8)
   local new_events, answers, poisoned, opened = take.list(), take.list(2), take.list(2), take.list()
   if not (new_events and answers and poisoned and opened) then
@@ -155,7 +181,7 @@ local function commit(keys, args)
   if not take.is_at_end() then
     return redis.error_reply('ERR commit: the arguments do not add up')
   end
-  local known = known_id({ids, ids_before}, answers)
+  local known = known_id({ids, ids_before, ids_after}, answers)
   if known then
     return redis.error_reply('KNOWN ' .. known)
   end

@@ -16,7 +16,7 @@ from tradewind import RedisCluster
 from tradewind.engine.keys import WORKERS_KEY, PartitionKeys
 
 KEYS = PartitionKeys(3)
-TODAY, YESTERDAY = KEYS.ids(20_000), KEYS.ids(19_999)
+TODAY, YESTERDAY, TOMORROW = KEYS.ids(20_000), KEYS.ids(19_999), KEYS.ids(20_001)
 WORKER = "worker-1"
 LONG_MS, SHORT_MS = 60_000, 30
 KEEP_S = 1_000
@@ -31,6 +31,7 @@ class Commit:
     cursor: tuple[str, int] = ("0-0", 0)
     command: str = "7-0"
     drop: int = 0
+    keep_s: int = KEEP_S
     events: list[str] = field(default_factory=lambda: ["event one", "event two"])
     answers: dict[str, str] = field(default_factory=lambda: {"A1:id-1": "answer", "A2:id-2": "other"})
     poisoned: dict[str, str] = field(default_factory=lambda: {"{": "no JSON"})
@@ -41,12 +42,12 @@ class Commit:
 
     @property
     def keys(self) -> list[str]:
-        fixed = [KEYS.owner, KEYS.cursor, KEYS.events, TODAY, YESTERDAY, KEYS.commands]
-        return [*fixed, KEYS.poison, KEYS.accounts, *map(KEYS.account, self.changes)]
+        fixed = [KEYS.owner, KEYS.cursor, KEYS.events, TODAY, YESTERDAY, TOMORROW]
+        return [*fixed, KEYS.commands, KEYS.poison, KEYS.accounts, *map(KEYS.account, self.changes)]
 
     @property
     def arguments(self) -> list[str | int]:
-        words: list[str | int] = [self.worker, self.epoch, *self.cursor, self.command, KEEP_S, self.drop]
+        words: list[str | int] = [self.worker, self.epoch, *self.cursor, self.command, self.keep_s, self.drop]
         words += [len(self.events), *self.events]
         words += [len(self.answers), *_flat(self.answers), len(self.poisoned), *_flat(self.poisoned)]
         words += [len(self.opened), *self.opened]
@@ -80,6 +81,7 @@ async def held(client: RedisCluster) -> RedisCluster:
     await client.sadd(KEYS.accounts, "A2")
     await client.hset(TODAY, "A9:today", "kept")
     await client.hset(YESTERDAY, "A9:yesterday", "kept")
+    await client.hset(TOMORROW, "A9:tomorrow", "kept")
     await client.xadd(KEYS.commands, {"command": "{}"}, id="7-0")
     await client.xadd(KEYS.poison, {"command": "?", "reason": "?"})
     return client
@@ -182,6 +184,14 @@ async def refused(client: RedisCluster, commit: Commit, arguments: list[str | in
         ({"cursor": ("0-0", 1)}, "CURSOR is at 0-0 and event 0"),
         ({"answers": {"A1:new": "x", "A9:today": "y"}}, "KNOWN A9:today"),
         ({"answers": {"A1:new": "x", "A9:yesterday": "y"}}, "KNOWN A9:yesterday"),
+        ({"answers": {"A1:new": "x", "A9:tomorrow": "y"}}, "KNOWN A9:tomorrow"),
+        ({"command": "7", "drop": 1}, "commit: the new command id"),
+        ({"command": "7-0-0"}, "commit: the new command id"),
+        ({"command": ""}, "commit: the new command id"),
+        ({"command": "18446744073709551616-0", "drop": 1}, "commit: the new command id"),
+        ({"keep_s": 0}, "commit: the ids cannot be kept"),
+        ({"keep_s": -1}, "commit: the ids cannot be kept"),
+        ({"keep_s": 10**18}, "commit: the ids cannot be kept"),
     ],
 )
 async def test_a_refused_commit_leaves_every_key_untouched(held, change: dict[str, Any], message: str):
@@ -202,7 +212,7 @@ async def test_a_commit_that_is_sent_again_is_refused(held):
 
 
 @pytest.mark.parametrize(
-    "key", [*Commit().keys[:8], KEYS.account("A1"), KEYS.account("A2")], ids=lambda key: key.split(":", 2)[2]
+    "key", [*Commit().keys[:9], KEYS.account("A1"), KEYS.account("A2")], ids=lambda key: key.split(":", 2)[2]
 )
 async def test_a_key_of_another_type_refuses_the_commit(held, key: str):
     await held.delete(key)

@@ -109,6 +109,18 @@ async def test_a_known_answer_refuses_its_batch(client):
     assert await content(client, store.keys) == before
 
 
+async def test_an_answer_of_a_worker_whose_clock_was_ahead_is_known_after_it(client):
+    """Around midnight: one stores it under the next day, the other takes over while its own day lasts."""
+    store, lease = await leased(client, "ahead")
+    midnight_ms = NOW_MS // DAY_MS * DAY_MS
+    cursor = await store.commit(lease, Cursor(), batch("1-0", answers={"A1:id": b"1"}), midnight_ms)
+    await Leases(client, "ahead").release(lease)
+    store, lease = await leased(client, "behind")
+    assert await store.known_answers(["A1:id"], midnight_ms - 1) == [b"1"]
+    with pytest.raises(AnswerKnown, match="A1:id"):
+        await store.commit(lease, cursor, batch("2-0", answers={"A1:id": b"2"}), midnight_ms - 1)
+
+
 async def test_a_lost_lease_refuses(client):
     store, lease = await leased(client)
     await Leases(client, "worker-1").release(lease)

@@ -15,7 +15,7 @@ from tradewind.engine.account import Account, from_fields
 from tradewind.engine.keys import DAY_MS, PartitionKeys
 from tradewind.engine.library import is_missing, load_library
 
-IDS_KEPT_S = 3 * 86_400  # answers are found for today and yesterday; the third day is a margin for clocks
+IDS_KEPT_S = 3 * 86_400  # answers are found from yesterday to tomorrow; see `days_of_answers`
 EMPTY_CURSOR = "0-0"
 COMMIT_TIMEOUT_S = 5.0
 
@@ -103,15 +103,16 @@ class PartitionStore:
         return [(id.decode(), _payload(fields)) for id, fields in _entries(reply)]
 
     async def known_answers(self, fields: Sequence[str], now_ms: int) -> list[bytes | None]:
-        """The stored answer for each `account:client order id`, of today or yesterday."""
+        """The stored answer for each `account:client order id`, of the days that are looked at."""
         if not fields:
             return []
-        day = now_ms // DAY_MS
-        today, yesterday = await asyncio.gather(
-            self._client.execute_command("HMGET", self.keys.ids(day), *fields),
-            self._client.execute_command("HMGET", self.keys.ids(day - 1), *fields),
+        days = await asyncio.gather(
+            *(
+                self._client.execute_command("HMGET", self.keys.ids(day), *fields)
+                for day in days_of_answers(now_ms)
+            )
         )
-        return [new if new is not None else old for new, old in zip(today, yesterday, strict=True)]
+        return [next((one for one in found if one is not None), None) for found in zip(*days, strict=True)]
 
     async def commit(self, lease: Lease, cursor: Cursor, batch: Batch, now_ms: int) -> Cursor:
         """Write the batch, all or nothing, and wait until a replica has it. Returns the new cursor.
@@ -119,9 +120,9 @@ class PartitionStore:
         Raises LeaseLost and ViewOutdated (nothing was written), OutcomeUnknown (it may have been: load
         again).
         """
-        keys, day = self.keys, now_ms // DAY_MS
-        names = [keys.owner, keys.cursor, keys.events, keys.ids(day), keys.ids(day - 1), keys.commands]
-        names += [keys.poison, keys.accounts, *(keys.account(account) for account in batch.changes)]
+        keys = self.keys
+        names = [keys.owner, keys.cursor, keys.events, *map(keys.ids, days_of_answers(now_ms))]
+        names += [keys.commands, keys.poison, keys.accounts, *map(keys.account, batch.changes)]
         arguments: list[str | bytes | int] = [lease.worker, lease.epoch, cursor.command, cursor.sequence]
         arguments += [batch.last_command, IDS_KEPT_S, int(batch.drop_applied)]
         _append(arguments, batch.events)
@@ -149,6 +150,15 @@ class PartitionStore:
                 raise AnswerKnown(str(error)) from error
             raise
         return Cursor(batch.last_command, int(sequence))
+
+
+def days_of_answers(now_ms: int) -> tuple[int, int, int]:
+    """Where answers are looked for: the day they are kept under first, then yesterday, and tomorrow.
+
+    Days are by the worker's clock. Around midnight the worker before may have been a day ahead.
+    """
+    day = now_ms // DAY_MS
+    return day, day - 1, day + 1
 
 
 def _append(arguments: list[str | bytes | int], items: Sequence[str] | Sequence[bytes]) -> None:

@@ -198,7 +198,7 @@ async def _stored_answers(
     client: RedisCluster, keys: PartitionKeys, today: int
 ) -> AsyncIterator[tuple[str, bytes]]:
     """All answers kept for repeats. Yields a field twice if the scan does."""
-    for day in range(today - DAYS_KEPT, today + 1):
+    for day in range(today - DAYS_KEPT, today + 2):  # a worker's clock may be ahead of ours
         cursor = 0
         while True:
             cursor, pairs = await client.execute_command("HSCAN", keys.ids(day), cursor, "COUNT", PAGE)
