@@ -161,7 +161,13 @@ async def test_refused_connections_are_tried_again(
 async def test_closing_tells_who_blocks(make_client: MakeClient, clean_cluster: EmbeddedCluster) -> None:
     client = make_client(clean_cluster.nodes[0].port, max_connections=3)
     popper = asyncio.create_task(client.blpop(["{b}list"], 0))
-    await eventually(lambda: _dedicated(client) == 1)
+    owner = (await clean_cluster.primary_of("{b}list")).port
+    async with (
+        Admin(owner) as admin,
+        asyncio.timeout(10),
+    ):  # taken is not sent: the server says when it holds it
+        while not int((await admin.ask("INFO", "clients"))["blocked_clients"]):
+            await asyncio.sleep(0.01)
     reader = asyncio.create_task(client.xread({"{b}stream": "$"}, block=0))
     await eventually(lambda: sum(node.waiting_dedicated for node in client.stats().nodes) == 1)
     await client.aclose()
