@@ -140,7 +140,8 @@ async def trading_floor(
             traders = [Trader(name, partition_of(name, PARTITIONS)) for name in names]
             mix = Mix(traders, quotes.source.symbols, seed=seed, run=RUN)
             floor = Floor(cluster, system, tally)
-            async with Load(system.desk, mix, tally, system.journal).offering(RATE):
+            load = Load(system.desk, mix, tally, system.journal, _nothing)
+            async with load.offering(RATE):
                 await floor.trading()
                 yield floor
                 await floor.trading()

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from tests.ops.history import PARTITIONS, History, short_history
@@ -128,6 +129,29 @@ async def test_the_number_of_partitions_is_fixed_at_the_first_opening(client):
     assert await open_engine(client) == await partitions_of(client) == PARTITIONS
     with pytest.raises(PartitionCountFixed, match="64 partitions asked, but this cluster was opened with 4"):
         await open_engine(client, 64)
+
+
+async def test_a_journal_that_lacks_what_callers_were_told_is_found(client):
+    histories = await written(client)
+    entries = [entry for history in histories for entry in history.journal]
+    short = await audit(client, PARTITIONS, entries[:-2], told=len(entries))
+    assert not short.clean
+    assert short.findings.journal_errors == 2
+    assert short.findings.sentences == [
+        f"the journal has {len(entries) - 2} entries, and callers were told {len(entries)} outcomes"
+    ]
+    assert (await audit(client, PARTITIONS, entries, told=len(entries))).clean
+
+
+async def test_what_callers_of_earlier_runs_were_told_is_held_against_the_events(client):
+    histories = await written(client)
+    later, *earlier = (entry for history in histories for entry in history.journal)
+    sound = await audit(client, PARTITIONS, [later], told=1, earlier=earlier)
+    assert sound.clean
+    assert sound.journal_entries == 1 + len(earlier)
+    never = msgspec.structs.replace(earlier[0].asked, id="never")
+    earlier[0] = msgspec.structs.replace(earlier[0], asked=never)
+    assert (await audit(client, PARTITIONS, [later], told=1, earlier=earlier)).findings.lost == 1
 
 
 def run_audit(*words: str | Path) -> subprocess.CompletedProcess[str]:

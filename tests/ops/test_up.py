@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.embedded.helpers import alive, wait_until
+from tradewind.ops.journal import read_journal
 
 TICKS = Path(__file__).resolve().parents[3] / "shared" / "data"
 SMALL = ("--workers", "4", "--accounts", "200")
@@ -112,6 +114,26 @@ def test_a_second_start_on_the_same_data_goes_on(tmp_path):
     assert second["audit"]["events"] > first["audit"]["events"] + second["orders"]["offered"]
     assert second["audit"]["accounts"] == 200
     assert len(list((data / "journals").iterdir())) == 2
+
+
+@pytest.mark.faults
+def test_after_a_kill_9_the_next_start_audits_both_runs(tmp_path):
+    """What the callers of the first run were told is held against the cluster that came up again."""
+    data, rate = tmp_path / "data", ("--rate", "1500")
+    with running(tmp_path, *SMALL, *rate, "--data", data) as (process, pids):
+        (first,) = (data / "journals").iterdir()
+        wait_until(lambda: first.stat().st_size > 500_000, "thousands of answers are told")
+        process.kill()
+        process.wait()
+        wait_until(lambda: not any(map(alive, pids)), "servers and workers end with their parent")
+    told = len(list(read_journal(first)))
+    words = (*SMALL, *rate, "--seconds", "1", "--data", data, "--json")
+    report = json.loads(up(tmp_path, *words).stdout)
+    assert report["audit"]["clean"], report["audit"]["findings"]
+    assert report["audit"]["journal_entries"] == told + report["orders"]["offered"] + 200
+    first.write_bytes(re.sub(rb'"status":"filled","position":"', b"\\g<0>9", first.read_bytes(), count=1))
+    report = json.loads(up(tmp_path, *words, code=1).stdout)
+    assert not report["audit"]["clean"]
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -79,6 +79,7 @@ class AuditResult:
             "gaps": found.gaps,
             "mismatched": found.mismatched,
             "answer_errors": found.answer_errors,
+            "journal_errors": found.journal_errors,
             "put_aside": self.put_aside,
             "events": self.events,
             "accounts": self.accounts,
@@ -93,10 +94,15 @@ async def audit(
     partitions: int,
     journal: Iterable[JournalEntry] = (),
     *,
+    told: int | None = None,
+    earlier: Iterable[JournalEntry] = (),
     window: StopOutWindow | None = None,
     progress: Callable[[int], None] = lambda _done: None,
 ) -> AuditResult:
     """Audit the whole cluster. `progress` hears how many partitions are done.
+
+    `told`: how many entries the journal must have, where somebody counted. `earlier`: what callers of earlier
+    runs were told.
 
     :raises StillChanging: a partition never stood still; stop the load first
     """
@@ -105,13 +111,17 @@ async def audit(
     waiting = iter(range(partitions))
     done = 0
 
-    with _Buckets(journal, partitions) as told:
-        result.journal_entries = told.count
+    with _Buckets(partitions) as entries:
+        found = entries.add(journal)
+        if told is not None and found != told:
+            result.findings.journal_errors += abs(found - told)
+            result.findings.say(f"the journal has {found} entries, and callers were told {told} outcomes")
+        result.journal_entries = found + entries.add(earlier)
 
         async def auditor() -> None:
             nonlocal done
             for partition in waiting:
-                await _audit_partition(client, partition, told, window, result)
+                await _audit_partition(client, partition, entries, window, result)
                 done += 1
                 progress(done)
 
@@ -209,22 +219,25 @@ async def _stored_answers(
 
 
 class _Buckets:
-    """The journal, sorted by partition into files without names: one partition's part fits in memory."""
+    """Journals, sorted by partition into files without names, however long they are."""
 
-    def __init__(self, journal: Iterable[JournalEntry], partitions: int) -> None:
+    def __init__(self, partitions: int) -> None:
         self._partitions = partitions
         self._files: Sequence[IO[bytes]] = ()
         self._open = ExitStack()
-        self._journal = journal
-        self.count = 0
 
     def __enter__(self) -> "_Buckets":
         buckets = min(self._partitions, BUCKETS_MAX)
         self._files = [self._open.enter_context(tempfile.TemporaryFile()) for _ in range(buckets)]  # noqa: SIM115
-        for entry in self._journal:
-            self.count += 1
-            self._file(self._partition(entry)).write(_encode_line(entry) + b"\n")
         return self
+
+    def add(self, journal: Iterable[JournalEntry]) -> int:
+        """Sort one in, and say how many entries it has."""
+        count = 0
+        for entry in journal:
+            count += 1
+            self._file(self._partition(entry)).write(_encode_line(entry) + b"\n")
+        return count
 
     def __exit__(self, *_: object) -> None:
         self._open.close()
@@ -233,7 +246,7 @@ class _Buckets:
         """The entries of one partition."""
         file = self._file(partition)
         file.seek(0)
-        for line in file.readlines():
+        for line in file:
             entry = _decode_entry(line)
             if self._partition(entry) == partition:
                 yield entry

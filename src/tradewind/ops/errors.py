@@ -21,5 +21,13 @@ class JournalUnreadable(OpsError):
     """A journal file is missing, or has a line that is not a journal's."""
 
 
+class JournalUnwritable(OpsError):
+    """The journal cannot take what callers were told: without it the audit could not find what is lost."""
+
+
+class OrderFailed(OpsError):
+    """Offering an order met an error that is no outcome: a defect, of the load or of the client."""
+
+
 class StillChanging(OpsError):
     """A partition changes faster than the audit can look at it."""

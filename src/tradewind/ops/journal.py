@@ -2,7 +2,7 @@
 
 One line of JSON for each command that has ended: what was asked and the answer, or null for an outcome that
 stayed unknown. Lines are written in batches; whoever kills the process loses at most the last batch, which
-makes the audit weaker, never wrong.
+makes the audit weaker, never wrong. A batch that cannot be written is kept, and ends the run.
 """
 
 import tempfile
@@ -13,7 +13,7 @@ from typing import BinaryIO, cast
 import msgspec
 
 from tradewind.engine.messages import Answer, Command
-from tradewind.ops.errors import JournalUnreadable
+from tradewind.ops.errors import JournalUnreadable, JournalUnwritable
 
 ENTRIES_BUFFERED_MAX = 1_000
 
@@ -35,6 +35,7 @@ class Journal:
     def __init__(self, path: Path | None = None) -> None:
         self.path = path
         self.entries = 0
+        """Outcomes added so far."""
         # Unbuffered: every batch is handed to the system, and survives the end of this process.
         if path is None:
             self._file = cast(BinaryIO, tempfile.TemporaryFile(buffering=0))  # noqa: SIM115 - closed by close()
@@ -42,30 +43,62 @@ class Journal:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._file = cast(BinaryIO, path.open("xb+", buffering=0))
         self._buffered: list[tuple[Command, Answer | None]] = []
+        self._unwritten = b""  # lines, the first one perhaps without its beginning
 
     def add(self, asked: Command, told: Answer | None) -> None:
-        """Keep one outcome. Every `ENTRIES_BUFFERED_MAX`-th call writes a batch."""
+        """Keep one outcome. Every `ENTRIES_BUFFERED_MAX`-th call writes a batch.
+
+        :raises JournalUnwritable: the batch could not be written; the outcome is kept and tried again
+        """
         self._buffered.append((asked, told))
-        if len(self._buffered) >= ENTRIES_BUFFERED_MAX:
+        self.entries += 1
+        if self._unwritten or len(self._buffered) >= ENTRIES_BUFFERED_MAX:
             self.flush()
 
     def flush(self) -> None:
-        """Write what is buffered."""
-        entries, self._buffered = self._buffered, []
-        self._file.write(_encode_lines(entries))
-        self.entries += len(entries)
+        """Write what is buffered.
+
+        :raises JournalUnwritable: for want of space, for example; what was not written is kept
+        """
+        self._unwritten += _encode_lines(self._buffered)
+        self._buffered.clear()
+        while self._unwritten:
+            try:
+                written = self._file.write(self._unwritten)  # an unbuffered file may take less than all
+            except OSError as error:
+                raise self._unwritable(error.strerror or str(error)) from error
+            if not written:
+                raise self._unwritable("the system takes no more")
+            self._unwritten = self._unwritten[written:]
+
+    def _unwritable(self, why: str) -> JournalUnwritable:
+        name = "the journal" if self.path is None else f"journal {str(self.path)!r}"
+        folder = tempfile.gettempdir() if self.path is None else str(self.path.parent)
+        lines = self._unwritten.count(b"\n")
+        return JournalUnwritable(
+            f"{name} cannot be written: {why}; {lines} answers are not in it. Make room in {folder!r}"
+        )
 
     def read(self) -> Iterator[JournalEntry]:
         """All entries so far, from the first one. Nothing may be added meanwhile."""
         self.flush()
         self._file.seek(0)
-        yield from _read(self._file, str(self.path or "journal"))
-        self._file.seek(0, 2)
+        try:
+            yield from _read(self._file, str(self.path or "journal"))
+        finally:
+            self._file.seek(0, 2)
 
     def close(self) -> None:
         """Write what is buffered and close the file."""
-        self.flush()
-        self._file.close()
+        try:
+            self.flush()
+        finally:
+            self._file.close()
+
+
+def earlier_journals(own: Path) -> list[Path]:
+    """The other journals of the folder, in the order of their runs' beginnings."""
+    return sorted(path for path in own.parent.glob(f"*{own.suffix}") if path != own)
 
 
 def read_journal(path: Path) -> Iterator[JournalEntry]:

@@ -65,12 +65,14 @@ class Findings:
     """Commands whose caller was told something else than what happened."""
     answer_errors: int = 0
     """Commands whose stored answer is missing, or is not what happened."""
+    journal_errors: int = 0
+    """Outcomes that callers were told and the journal has not, or the other way round."""
     sentences: list[str] = field(default_factory=list)
 
     @property
     def clean(self) -> bool:
         counts = (self.lost, self.duplicated, self.balance_errors, self.gaps)
-        return not any((*counts, self.mismatched, self.answer_errors))
+        return not any((*counts, self.mismatched, self.answer_errors, self.journal_errors))
 
     def say(self, sentence: str) -> None:
         if len(self.sentences) < FINDINGS_MAX:

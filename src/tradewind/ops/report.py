@@ -55,6 +55,7 @@ def build(
             "rejected": tally.rejected,
             "done": tally.done,
             "unknown": tally.unknown,
+            "not_sent": tally.not_sent,
             "resent": resent,
         },
         "orders_per_s": _rate(tally),

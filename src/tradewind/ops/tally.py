@@ -34,6 +34,8 @@ class Tally:
     rejected: int = 0
     done: int = 0
     unknown: int = 0
+    not_sent: int = 0
+    """Orders that could not be handed in: they have no effect, and nobody was told anything."""
     started_s: float | None = None
     """When the first order was offered; `first_s`, `last_s`: when the first and the last were answered."""
     first_s: float | None = None
@@ -49,7 +51,7 @@ class Tally:
 
     @property
     def in_flight(self) -> int:
-        return self.offered - self.acknowledged - self.unknown
+        return self.offered - self.acknowledged - self.unknown - self.not_sent
 
     def answered(self, shard_index: int, due_s: float, answer: Answer) -> None:
         """One more answer, to an order that was due at `due_s`."""

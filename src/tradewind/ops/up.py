@@ -4,6 +4,7 @@ The end, in order: orders stop, answers come in, quotes stop, audit, workers han
 """
 
 import asyncio
+import itertools
 import secrets
 import signal
 import time
@@ -16,6 +17,7 @@ from tradewind import clock
 from tradewind.engine.keys import PartitionKeys, partition_of
 from tradewind.ops.audit import audit
 from tradewind.ops.connections import ConnectionCounts, limit_per_node
+from tradewind.ops.journal import earlier_journals, read_journal
 from tradewind.ops.load import Load, open_accounts
 from tradewind.ops.memory import MEMORY_SHARE_MAX, memory_share
 from tradewind.ops.mix import Mix, Trader
@@ -38,6 +40,7 @@ class Up:
         self._live = live
         self._stop = asyncio.Event()
         self._offering = False
+        self._told_opening = 0
         self._connections = ConnectionCounts()
         self._failover: Failover | None = None
 
@@ -50,7 +53,7 @@ class Up:
                 tally = Tally([ShardTally(name) for name in system.shards])
                 async with quotes_flowing(system, self._stop.set) as quotes:
                     mix = Mix(traders, quotes.source.symbols, seed=self._options.seed, run=run)
-                    load = Load(system.desk, mix, tally, system.journal)
+                    load = Load(system.desk, mix, tally, system.journal, self._stop.set)
                     await self._trade(load, system, tally)
                 return await self._conclude(system, quotes, tally)
 
@@ -65,6 +68,7 @@ class Up:
         names = [f"A{number:06d}" for number in range(self._options.accounts)]
         self._say(f"opening {len(names)} accounts")
         opened = await open_accounts(system.desk, system.journal, names, system.run)
+        self._told_opening = len(names) + opened  # a new account is funded, too
         self._say(f"{opened} accounts opened, {len(names) - opened} were there")
         shard_of = {
             partition: index
@@ -149,11 +153,15 @@ class Up:
     # -- the end ---------------------------------------------------------------------------------------
 
     async def _conclude(self, system: System, quotes: Quotes, tally: Tally) -> Report:
-        self._say("audit")
+        path = system.journal.path
+        earlier = [] if path is None else earlier_journals(path)
+        self._say(f"audit, with the journals of {len(earlier)} earlier runs" if earlier else "audit")
         result = await audit(
             system.client,
             system.partitions,
             system.journal.read(),
+            told=self._told_opening + tally.acknowledged + tally.unknown,
+            earlier=itertools.chain.from_iterable(map(read_journal, earlier)),
             window=quotes.stop_out_window,
             progress=self._audited,
         )
