@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
+import msgspec
 import pytest
 
 import tradewind.engine.desk as desk_module
@@ -282,3 +283,24 @@ async def test_commands_of_others_in_the_stream_are_none_of_its_business(client)
         await run.fund("A")
         assert (await run.ask(Deposit(account="C", id="fund", amount=5))).balance == 5
         await run.audit()
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"symbol": "X" * 65},
+        {"volume": "5"},
+        {"side": "up"},
+        {"id": "quote:1"},
+        {"id": "\ud800"},
+        {"account": []},
+    ],
+    ids=str,
+)
+async def test_a_malformed_command_is_refused_and_not_handed_in(client, wrong: dict[str, Any]):
+    async with open_desk(client) as desk:
+        command = msgspec.structs.replace(place("A", "order"), **wrong)
+        with pytest.raises(ValueError, match="Place was not sent: "):
+            await desk.submit(command)
+        assert desk.pending == 0
+    assert await handed_in(client) == []

@@ -116,3 +116,18 @@ def test_every_reason_has_a_sentence_of_its_own() -> None:
     assert len(set(sentences)) == len(RejectReason)
     assert all(sentence.endswith(".") for sentence in sentences)
     assert set(messages._SENTENCES) == set(RejectReason)
+
+
+@pytest.mark.parametrize(
+    ("command", "field"),
+    [
+        (ORDER, "symbol"),
+        (Close(account="A1", id="o-1", position=""), "position"),
+        (CloseAll(account="A1", id="o-1"), "symbol"),
+    ],
+)
+def test_a_name_is_no_longer_than_64_characters(command: Command, field: str) -> None:
+    longest = msgspec.structs.replace(command, **{field: "x" * 64})
+    assert decode_command(encode(longest)) == longest
+    with pytest.raises(msgspec.ValidationError, match=f"length <= 64 - at `..{field}`"):
+        decode_command(encode(msgspec.structs.replace(command, **{field: "x" * 65})))

@@ -18,7 +18,7 @@ from redis.exceptions import RedisError
 from tradewind import ClientClosed, OutcomeUnknown, Overloaded, RedisCluster
 from tradewind.client.subscription import ShardedSubscription
 from tradewind.engine.keys import PartitionKeys, partition_of
-from tradewind.engine.messages import Answer, Command, duplicate_id_answer, encode
+from tradewind.engine.messages import Answer, Command, decode_command, duplicate_id_answer, encode
 
 PENDING_MAX = 100_000
 RESEND_FIRST_S = 1.0
@@ -90,9 +90,9 @@ class OrderDesk:
 
         The answer is replicated before it is given. Raises OutcomeUnknown if none came within `deadline_s`
         seconds: the command may still take effect; submit it again with the same id to learn the outcome.
-        Two calls with the same account and id at the same time in one process are refused with ValueError
-        (the caller's mistake). Nothing was sent when it raises Overloaded (its turn did not come within
-        `deadline_s`) or ClientClosed (the desk is closed, or was not started).
+        A malformed command, and two calls with the same account and id at the same time in one process, are
+        refused with ValueError (the caller's mistake). Nothing was sent when it raises Overloaded (its turn
+        did not come within `deadline_s`) or ClientClosed (the desk is closed, or was not started).
         """
         expires_s = time.monotonic() + deadline_s
         await self._take_place(command, deadline_s)
@@ -118,10 +118,10 @@ class OrderDesk:
         """Hand in and wait. Only the answer is waited for: a server that does not take the command in, or
         does not say so, must not keep the caller beyond its deadline.
         """
+        payload = _checked_payload(msgspec.structs.replace(command, reply_to=self.name))
         key = (command.account, command.id)
         if key in self._pending:
             raise ValueError(f"account {command.account}: id {command.id} is being submitted already")
-        payload = encode(msgspec.structs.replace(command, reply_to=self.name))
         if self._loose and self._loose.get(key, payload) != payload:
             return duplicate_id_answer(command)
         pending = _Pending(
@@ -198,3 +198,16 @@ class OrderDesk:
                 pending.answer.set_exception(self._no_answer(pending))
         if self._subscription is not None:
             await self._subscription.aclose()
+
+
+def _checked_payload(command: Command) -> bytes:
+    """The command for the wire, as the engine will be able to read it: one that it cannot has no answer.
+
+    :raises ValueError: a field is not what the command's class says; making an object does not check that
+    """
+    try:
+        payload = encode(command)
+        decode_command(payload)
+    except (msgspec.MsgspecError, ValueError, TypeError, OverflowError) as error:
+        raise ValueError(f"{type(command).__name__} was not sent: {error}") from error
+    return payload

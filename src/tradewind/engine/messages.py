@@ -23,6 +23,7 @@ DEPOSIT_CENTS_MAX = 10**12  # ten billion USD: sums of many stay below 2**53, wh
 ClientOrderId: TypeAlias = Annotated[str, Meta(pattern=r"^(?!quote:)[ -~]{1,64}\Z")]
 AccountId: TypeAlias = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_.\-]{1,64}\Z")]
 ReplyTo: TypeAlias = Annotated[str, Meta(max_length=64)]
+Name: TypeAlias = Annotated[str, Meta(max_length=64)]  # of a symbol or a position; an answer repeats it
 
 
 class RejectReason(enum.StrEnum):
@@ -88,7 +89,7 @@ class Deposit(CommandBase, frozen=True, kw_only=True, tag="deposit"):
 
 
 class Place(CommandBase, frozen=True, kw_only=True, tag="place"):
-    symbol: str
+    symbol: Name
     side: Side
     volume: int
     kind: Literal["market"] = "market"
@@ -97,14 +98,14 @@ class Place(CommandBase, frozen=True, kw_only=True, tag="place"):
 class Close(CommandBase, frozen=True, kw_only=True, tag="close"):
     """Closes the position, or `volume` units of it."""
 
-    position: str
+    position: Name
     volume: int | None = None
 
 
 class CloseAll(CommandBase, frozen=True, kw_only=True, tag="close_all"):
     """Closes every position of the account, or those of one symbol, one side, or both."""
 
-    symbol: str | None = None
+    symbol: Name | None = None
     side: Side | None = None
 
 
