@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+import tradewind.engine.book as book_module
 import tradewind.engine.partition as partition_module
 from tests.engine.partition_runs import KEYS, events, hand_in, place, put_aside, running
 from tests.support.waiting import eventually
@@ -257,6 +258,51 @@ async def test_few_of_the_commands_that_broke_the_rules_are_remembered(client, m
             await hand_in(client, encode(place("A", f"order-{number}")))
             await eventually(lambda count=number: aside_are(client, count))
         assert len(run.runner._aside) == 2
+
+
+async def are_stopped_out(client: RedisCluster, accounts: set[str]) -> bool:
+    closed = {event.account for event in await events(client) if type(event) is PositionClosed}
+    return closed == accounts
+
+
+async def test_an_account_whose_review_breaks_the_rules_does_not_stop_the_others(client, monkeypatch):
+    """The defect shows after the review has changed the account: none of that may be committed."""
+    review = book_module.review
+
+    def broken(ledger: Any, account: Any, moved: Any, now_ms: int) -> None:
+        review(ledger, account, moved, now_ms)
+        if account.id == "B":
+            raise ZeroDivisionError("a defect")
+
+    async with running(client) as run:
+        await run.fund("A", "B", "C", amount=100_000)
+        await asyncio.gather(*(run.ask(place(name, "order", volume=80_000)) for name in "ABC"))
+        monkeypatch.setattr(book_module, "review", broken)
+        run.quote(110_500)
+        await eventually(lambda: are_stopped_out(client, {"A", "C"}))
+        assert run.runner.counts.reloads == 1
+        assert (await run.ask(place("B", "after"))).status in ("filled", "rejected")
+        assert (await run.audit()).stop_outs.accounts == 2
+
+
+async def test_quotes_that_break_the_rules_are_left_out_and_commands_go_on(client, monkeypatch):
+    on_frame = Book.on_frame
+
+    def broken(self: Book, frame: Any, now_ms: int) -> Any:
+        if any(quote.bid == 111_111 for quote in frame.quotes):
+            raise ZeroDivisionError("a defect")
+        return on_frame(self, frame, now_ms)
+
+    monkeypatch.setattr(Book, "on_frame", broken)
+    async with running(client) as run:
+        await run.fund("A")
+        run.quote(111_111)
+        await eventually(lambda: run.runner.counts.reloads == 1)
+        assert (await run.ask(Deposit(account="A", id="meanwhile", amount=1))).status == "done"
+        run.quote(112_000)
+        answer = await run.ask(place("A", "after"))
+        assert (answer.status, answer.price) == ("filled", 112_010)
+        await run.audit()
 
 
 # -- commits that fail ---------------------------------------------------------------------------------

@@ -316,3 +316,11 @@ async def test_the_end_of_an_old_lease_does_not_end_its_successor(crew: Crew):
     await eventually(lambda: 3 in worker.runners)
     worker._lost(old)  # a commit of the old owner was on its way for long
     assert worker.runners[3].lease.epoch > old.epoch
+
+
+async def test_a_field_that_is_no_quote_costs_only_itself(client, crew, asker):
+    await client.hset(LAST_QUOTES_KEY, mapping={"AUDUSD": b"\xff", "GBPUSD": "[1]", "USDJPY": ""})
+    await crew.start(1)
+    await crew.settle([PARTITIONS])
+    await asker.fund()
+    assert (await asker.ask(place(ACCOUNTS[0], "order"))).status == "filled"

@@ -45,9 +45,24 @@ from tradewind.engine.money import margin_cents, opening_price
 from tradewind.engine.quotes import STALE_QUOTE_MS_MAX, QuoteBoard
 from tradewind.engine.risk import restore_if_recovered, review
 
-__all__ = ["POSITIONS_PER_ACCOUNT_MAX", "STALE_QUOTE_MS_MAX", "Book", "Decision", "rebuild"]
+__all__ = [
+    "POSITIONS_PER_ACCOUNT_MAX",
+    "STALE_QUOTE_MS_MAX",
+    "Book",
+    "Decision",
+    "ReviewFailed",
+    "rebuild",
+]
 
 POSITIONS_PER_ACCOUNT_MAX: Final = 200
+
+
+class ReviewFailed(Exception):
+    """A defect of the rules, met while `account` was re-evaluated. Load a book that leaves it out."""
+
+    def __init__(self, account: str) -> None:
+        super().__init__(f"account {account} cannot be re-evaluated")
+        self.account = account
 
 
 class Decision(msgspec.Struct, frozen=True):
@@ -63,7 +78,10 @@ class Decision(msgspec.Struct, frozen=True):
 
 
 class Book:
-    """The accounts of one partition. `event_sequence` is the number of the partition's last event."""
+    """The accounts of one partition. `event_sequence` is the number of the partition's last event.
+
+    Accounts of `not_reviewed` are neither called nor stopped out by quotes.
+    """
 
     def __init__(
         self,
@@ -72,7 +90,9 @@ class Book:
         event_sequence: int = 0,
         *,
         stale_quote_ms_max: int = STALE_QUOTE_MS_MAX,
+        not_reviewed: Iterable[str] = (),
     ) -> None:
+        self._not_reviewed = frozenset(not_reviewed)
         self.quotes = QuoteBoard(stale_quote_ms_max)
         self._ledger = Ledger(partition, accounts, event_sequence, self.quotes)
 
@@ -107,12 +127,18 @@ class Book:
         return Decision(self._ledger.take_events(), answer, touched, first_sequence)
 
     def on_frame(self, frame: QuoteFrame, now_ms: int) -> list[Decision]:
-        """Takes new quotes. One decision for each account, by id, that they call, restore or stop out."""
+        """Takes new quotes. One decision for each account, by id, that they call, restore or stop out.
+
+        :raises ReviewFailed: a defect; what the frame has changed here so far must not be committed
+        """
         moved = [quote for quote in frame.quotes if self.quotes.take(quote, now_ms)]
         decisions = []
-        for account_id in sorted(self._ledger.watch.due(moved)):
+        for account_id in sorted(self._ledger.watch.due(moved) - self._not_reviewed):
             first_sequence = self.event_sequence + 1
-            review(self._ledger, self.accounts[account_id], moved, now_ms)
+            try:
+                review(self._ledger, self.accounts[account_id], moved, now_ms)
+            except Exception as error:
+                raise ReviewFailed(account_id) from error
             if self.event_sequence >= first_sequence:
                 events = self._ledger.take_events()
                 decisions.append(Decision(events, None, (account_id,), first_sequence))

@@ -15,7 +15,7 @@ import msgspec
 from redis.exceptions import RedisError
 
 from tradewind import RedisCluster, clock
-from tradewind.engine.book import Book, Decision
+from tradewind.engine.book import Book, Decision, ReviewFailed
 from tradewind.engine.instruments import Quote, QuoteFrame
 from tradewind.engine.lease import Leases
 from tradewind.engine.messages import Command, decode_command, duplicate_id_answer, encode, fingerprint
@@ -107,6 +107,8 @@ class PartitionRunner:
         self._recent: dict[str, bytes] = {}  # committed answers by `account:client order id`
         self._drop_at = DROP_APPLIED_EVERY
         self._aside: dict[bytes, str] = {}  # commands that broke the rules, by their payload
+        self._not_reviewed: set[str] = set()  # accounts whose re-evaluation broke the engine
+        self._are_quotes_refused = False
         self._frame_sequence = 0
 
     # -- what comes in -----------------------------------------------------------------------------
@@ -215,13 +217,29 @@ class PartitionRunner:
         frame = QuoteFrame(self._frame_sequence, list(self._pending_quotes.values()))
         self._pending_quotes = {}
         work = _Work(self._cursor.command)
-        for decision in self._book.on_frame(frame, clock.now_ms()):
+        for decision in self._on_frame(frame):
             work.add(decision)
             if len(work.events) >= EVENTS_PER_COMMIT_MAX:
                 await self._commit(work)
                 work = _Work(self._cursor.command)
         if work.events:
             await self._commit(work)
+
+    def _on_frame(self, frame: QuoteFrame) -> list[Decision]:
+        """A defect of the rules must not stop the partition for ever: without the account that meets it, or
+        without these quotes, the others trade on.
+        """
+        try:
+            return self._book.on_frame(frame, clock.now_ms())
+        except ReviewFailed as error:
+            logger.exception("partition %d: %s: no more stop-outs", self.lease.partition, error)
+            self._not_reviewed.add(error.account)
+            self._pending_quotes = {quote.symbol: quote for quote in frame.quotes} | self._pending_quotes
+            raise ViewOutdated(f"{error}, and is left out") from error
+        except Exception as error:
+            logger.exception("partition %d: %r left out", self.lease.partition, frame)
+            self._are_quotes_refused = True
+            raise ViewOutdated(f"quotes are left out: {type(error).__name__}: {error}") from error
 
     async def _decide(self, entries: list[Entry], is_replay: bool) -> tuple[_Work, list[Entry]]:
         """Apply commands to the book; repeats get the answer that was kept. Returns what is to be committed,
@@ -343,11 +361,15 @@ class PartitionRunner:
             except (RedisError, OSError) as error:
                 logger.info("partition %d: loading: %s", self.lease.partition, error)
                 await asyncio.sleep(RETRY_S)
-        self._book = Book(self.lease.partition, state.accounts, state.cursor.sequence)
+        self._book = Book(
+            self.lease.partition, state.accounts, state.cursor.sequence, not_reviewed=self._not_reviewed
+        )
         self._cursor = state.cursor
         self._read_after = state.cursor.command
         self._commands = []
-        self._pending_quotes = {**self._known_quotes, **self._pending_quotes}
+        known = {} if self._are_quotes_refused else self._known_quotes
+        self._pending_quotes = {**known, **self._pending_quotes}
+        self._are_quotes_refused = False
         self._wake.set()
         await self._stop_reader()
         self._reader = asyncio.create_task(self._read(), name=f"read p{self.lease.partition}")

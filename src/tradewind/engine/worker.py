@@ -11,6 +11,7 @@ import logging
 import os
 import secrets
 
+import msgspec
 from redis.exceptions import RedisError
 
 from tradewind import RedisCluster, clock
@@ -207,8 +208,15 @@ class Worker:
         except (RedisError, OSError) as error:
             logger.info("worker %s: the last quotes: %s", self.name, error)
             return
-        for quote in map(decode_quote, last):
-            self._quotes.setdefault(quote.symbol, quote)
+        for data in last:
+            try:
+                quote = decode_quote(data)
+            except (msgspec.DecodeError, UnicodeDecodeError) as error:
+                logger.warning(
+                    "worker %s: %s has a field that is no quote: %s", self.name, LAST_QUOTES_KEY, error
+                )
+            else:
+                self._quotes.setdefault(quote.symbol, quote)
 
     def _on_quotes(self, channel: str, data: bytes) -> None:
         """A frame comes once for every partition; it is read once."""
