@@ -195,6 +195,8 @@ def test_a_broken_tick_line_stops_before_anything_starts(tmp_path):
         (("--symbol", "EURXXX"), "unknown symbol 'EURXXX'"),
         (("--ticks", "none.csv"), "none.csv: "),
         (("--url", "redis://127.0.0.1:1"), "127.0.0.1:1"),
+        (("--url", "foo"), "--url is not the address of a cluster"),
+        (("--ticks", "x.csv") * 65, "--ticks is given 65 times: it must be 64 at most"),
     ],
 )
 def test_what_cannot_be_is_one_line(tmp_path, words, message):

@@ -1,5 +1,7 @@
 """Errors of the engine that are for people: one sentence with what happened and what to do."""
 
+from redis.exceptions import ResponseError
+
 
 class EngineError(Exception):
     """Root of the errors below."""
@@ -15,3 +17,7 @@ class SettingsUnreadable(EngineError):
 
 class NotOpened(EngineError):
     """No engine has run on the cluster."""
+
+
+class FunctionsRefused(EngineError, ResponseError):
+    """A server does not take the engine's function library: it is too old, or its user may not."""

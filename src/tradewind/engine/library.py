@@ -5,6 +5,7 @@ import asyncio
 from redis.exceptions import ResponseError
 
 from tradewind import RedisCluster
+from tradewind.engine.errors import FunctionsRefused
 from tradewind.functions_path import function_library_source
 
 LIBRARY = "engine"
@@ -13,14 +14,25 @@ LIBRARY = "engine"
 async def load_library(client: RedisCluster) -> None:
     """Load the library on every primary, in place of an older one. Replicas get it by replication.
 
-    May run twice without harm. Raises what the server says if the library does not compile.
+    May run twice without harm.
+
+    :raises FunctionsRefused: a server does not take it
     """
     await client.initialize()
     source = function_library_source(LIBRARY)
     nodes = client.get_primaries()
-    await asyncio.gather(
-        *(client.execute_command("FUNCTION LOAD", "REPLACE", source, target_nodes=[node]) for node in nodes)
-    )
+    try:
+        await asyncio.gather(
+            *(
+                client.execute_command("FUNCTION LOAD", "REPLACE", source, target_nodes=[node])
+                for node in nodes
+            )
+        )
+    except ResponseError as error:
+        raise FunctionsRefused(
+            f"the engine's functions cannot be loaded: {error}. Servers must be Redis 7.0 or Valkey 7.2 at "
+            "least, and their user must be allowed FUNCTION and FCALL"
+        ) from error
 
 
 def is_missing(error: Exception) -> bool:

@@ -8,10 +8,10 @@ from typing import Annotated
 from cyclopts import Parameter
 from rich.table import Table
 
-from tradewind import RedisCluster
 from tradewind.engine.opening import partitions_of
 from tradewind.ops import console
 from tradewind.ops.audit import AuditResult, audit
+from tradewind.ops.cluster_url import client_of
 from tradewind.ops.journal import read_journal
 from tradewind.ops.loop import run_loop
 
@@ -47,7 +47,7 @@ def audit_command(
 
 
 async def _audit(url: str, journals: list[Path]) -> AuditResult:
-    client = RedisCluster.from_url(url)
+    client = client_of(url)
     try:
         partitions = await partitions_of(client)
         entries = itertools.chain.from_iterable(read_journal(path) for path in journals)

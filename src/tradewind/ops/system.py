@@ -17,6 +17,7 @@ from tradewind.engine.desk import OrderDesk
 from tradewind.engine.keys import PartitionKeys
 from tradewind.engine.opening import open_engine
 from tradewind.feed.ticks import TickFileSummary
+from tradewind.ops.cluster_url import client_of
 from tradewind.ops.connections import OWN_MAX
 from tradewind.ops.journal import Journal
 from tradewind.ops.workers import WorkerProcesses
@@ -70,7 +71,7 @@ async def running_system(run: str, options: UpOptions, say: Say) -> AsyncIterato
             await stack.enter_async_context(cluster)
             await stack.enter_async_context(_supervised(cluster, say))
         url = options.url or (cluster.url if cluster else "")
-        client = RedisCluster.from_url(url, max_connections=OWN_MAX)
+        client = client_of(url, max_connections=OWN_MAX)
         stack.push_async_callback(client.aclose)
         say("loading the function library")
         partitions = await open_engine(client)

@@ -8,7 +8,9 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
+from tradewind.feed.replay import TICK_FILES_MAX
 from tradewind.feed.ticks import TickFileSummary, known_symbol, validate_ticks
+from tradewind.ops.cluster_url import check_url
 from tradewind.ops.errors import OptionRefused
 from tradewind.ops.loop import run_loop
 from tradewind.ops.report import Report, show
@@ -96,7 +98,12 @@ def _say(text: str) -> None:
 
 
 def _validated(paths: list[Path], symbol: str | None) -> list[TickFileSummary]:
-    """Every line of every file is read before anything starts."""
+    """Every line of every file is read before anything starts.
+
+    :raises OptionRefused: more files than can be replayed together
+    """
+    if len(paths) > TICK_FILES_MAX:
+        raise OptionRefused(f"--ticks is given {len(paths)} times: it must be {TICK_FILES_MAX} at most")
     if symbol is not None:
         known_symbol(symbol)
     summaries = []
@@ -127,6 +134,7 @@ def _check(options: UpOptions) -> None:
     if not 0 < options.speed < float("inf"):  # "nan" is neither
         raise OptionRefused(f"--speed {options.speed}: it must be a number above 0")
     if options.url is not None:
+        check_url(options.url)
         own = {
             "--data": options.data,
             "--server": options.server,

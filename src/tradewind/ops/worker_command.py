@@ -13,6 +13,7 @@ from tradewind import RedisCluster
 from tradewind.engine.fleet import Fleet
 from tradewind.engine.opening import open_engine
 from tradewind.engine.worker import Worker
+from tradewind.ops.cluster_url import client_of
 from tradewind.ops.errors import OptionRefused
 from tradewind.ops.loop import run_loop
 
@@ -58,7 +59,7 @@ def worker(
 
 
 async def _open(url: str, partitions: int | None) -> int:
-    client = RedisCluster.from_url(url)
+    client = client_of(url)
     try:
         return await open_engine(client, partitions)
     finally:
@@ -67,7 +68,7 @@ async def _open(url: str, partitions: int | None) -> int:
 
 async def _work(url: str, partitions: int, index: int, count: int, parent_pid: int, as_json: bool) -> int:
     """The life of worker process `index` of `count`."""
-    client = RedisCluster.from_url(url, lanes=1, max_connections=partitions + OTHER_CONNECTIONS)
+    client = client_of(url, lanes=1, max_connections=partitions + OTHER_CONNECTIONS)
     worker = Worker(client, partitions, index=index, expected=count)
 
     def stop() -> None:
