@@ -9,6 +9,7 @@ import random
 from collections import deque
 from collections.abc import Callable
 from typing import Any, cast
+from unittest.mock import patch
 
 import hiredis
 import pytest
@@ -16,6 +17,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import MovedError, ResponseError
 
 from tests.support.tickets import Ticket
+from tradewind.client import lane as lane_module
 from tradewind.client.command import Command, pack
 from tradewind.client.lane import Lane, LaneState, server_error
 
@@ -117,7 +119,8 @@ class World:
         kind = self.rng.choice(["text", "text", "array", "error", "undecodable", "raw"])
         name = f"{kind}:{len(self.commands)}"
         packed = pack(("ECHO", name, "x" * self.rng.randrange(40)))
-        command = Command("ECHO", packed, cast(Any, Ticket(name)), 0, False, 0.0, 1e9, raw=kind == "raw")
+        command = Command("ECHO", packed, cast(Any, Ticket(name)), 0, False, 0.0, 1e9)
+        command.raw = kind == "raw"
         command.asking = self.rng.random() < 0.1
         self.commands.append(command)
         self.in_flight += 2 if command.asking else 1
@@ -184,7 +187,8 @@ class World:
         self.to_client += self.server.replies_to(self.to_server)
         while self.to_client and self.lane.state is LaneState.OPEN:
             self.deliver()
-        self.turn()
+        while self.soon:
+            self.turn()
 
     # -- what must hold --------------------------------------------------------------------------------------
 
@@ -235,9 +239,11 @@ def _name(command: Command) -> bytes:
 
 def run(seed: int) -> World:
     world = World(seed)
+    replies_per_turn_max = world.rng.choice([1, 2, 3, lane_module.REPLIES_PER_TURN_MAX])
     try:
-        world.run()
-        world.check()
+        with patch.object(lane_module, "REPLIES_PER_TURN_MAX", replies_per_turn_max):
+            world.run()
+            world.check()
     except Exception as error:
         raise AssertionError(f"seed {seed}: {error!r}") from error
     return world
@@ -405,3 +411,31 @@ def test_repr_is_one_readable_line() -> None:
     assert repr(world.lane) == "<Lane node:1 open in_flight=0 queued=1>"
     world.turn()
     assert repr(world.lane) == "<Lane node:1 open in_flight=1 queued=0>"
+
+
+def many_in_flight(world: Quiet, count: int) -> bytes:
+    """Send them, and return the replies to all."""
+    for number in range(count):
+        world.ask(str(number))
+    world.turn()
+    return world.server.replies_to(b"".join(world.written))
+
+
+def test_callers_run_between_a_burst_of_replies() -> None:
+    world = Quiet()
+    count = 2 * lane_module.REPLIES_PER_TURN_MAX + 1
+    world.lane.feed(many_in_flight(world, count))
+    assert (world.lane.load, world.lane.has_more) == (count - lane_module.REPLIES_PER_TURN_MAX, True)
+    world.turn()
+    world.turn()
+    assert (world.lane.load, world.lane.has_more, world.in_flight) == (0, False, 0)
+
+
+def test_replies_that_are_here_are_handed_out_before_the_lane_closes() -> None:
+    world = Quiet()
+    world.lane.feed(many_in_flight(world, 3 * lane_module.REPLIES_PER_TURN_MAX))
+    world.lane.close(RedisConnectionError("reset"))
+    assert {cast(Any, command.future).state for command in world.commands} == {"answered"}
+    assert not world.sent_and_lost
+    world.turn()
+    assert world.in_flight == 0

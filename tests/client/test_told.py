@@ -21,6 +21,7 @@ from tradewind import (
     RedisCluster,
 )
 from tradewind.client.command import Command
+from tradewind.client.node import Node
 
 UNSERVED = key_in_slot_range(8192, 16383)
 NOBODY_LISTENS = 1  # a port on which nothing can be
@@ -163,16 +164,14 @@ async def test_an_error_behind_the_sending_does_not_send_again(
     async with FakeServer(lambda request: b":1\r\n" if request[0] == b"INCRBY" else None) as server:
         client = make_client(server.port)
         await client
-        router = client._router
-        assert router is not None
-        dispatch = router.dispatch
+        submit = Node.submit_plain
 
-        def dispatch_and_fail(command: Command) -> None:
-            dispatch(command)
+        def submit_and_fail(node: Node, command: Command) -> None:
+            submit(node, command)
             raise TypeError("behind the sending")
 
         with monkeypatch.context() as patch:
-            patch.setattr(router, "dispatch", dispatch_and_fail)
+            patch.setattr(Node, "submit_plain", submit_and_fail)
             with pytest.raises(TypeError, match="behind the sending"):
                 await client.incrby("a", 1)
         assert await client.incrby("b", 1) == 1  # answered behind whatever was sent before

@@ -1,5 +1,6 @@
 """A future for tests without an event loop: the part of asyncio's that the client uses."""
 
+import asyncio
 from typing import Any
 
 
@@ -15,6 +16,8 @@ class Ticket:
         return self.state != "waiting"
 
     def set_result(self, value: object) -> None:
+        if self.state in ("cancelled", "failed"):
+            raise asyncio.InvalidStateError(f"{self.name} is {self.state}")
         self._settle("answered", value)
 
     def set_exception(self, error: BaseException) -> None:

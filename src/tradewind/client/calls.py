@@ -10,7 +10,7 @@ from redis.commands import AsyncRedisClusterCommands
 from tradewind.client.pipeline import Pipeline
 
 if TYPE_CHECKING:
-    from tradewind.client.cluster import RedisCluster
+    from tradewind.client.base import ClientCore
 
 
 @dataclass(frozen=True)
@@ -37,8 +37,8 @@ async def call_each_slot(
     return results
 
 
-class BoundCalls(AsyncRedisClusterCommands):
-    """The command methods of a client, bound to options. Holds no connections; cheap to make and to keep.
+class BoundCalls:
+    """A client's commands, bound to options. Holds no connections; cheap to make and to keep.
 
     What is made from it (`pipeline`, `lock`, `register_script`) keeps the options.
     """
@@ -46,13 +46,23 @@ class BoundCalls(AsyncRedisClusterCommands):
     _is_async_client: Literal[True] = True
     _event_dispatcher: Any = None  # redis-py's; nothing here announces events
 
-    def __init__(self, client: "RedisCluster", call: CallOptions) -> None:
+    def __init__(self, client: "ClientCore", call: CallOptions) -> None:
         self._client = client
         self.call = call
 
     async def execute_command(self, *args: Any, **options: Any) -> Any:
         """As the client's, with this view's options."""
         return await self._client.execute_call(args, options, self.call)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._client, name)
+
+    def __repr__(self) -> str:
+        return f"<{self.call} of {self._client!r}>"
+
+
+class ClusterCalls(BoundCalls, AsyncRedisClusterCommands):  # type: ignore[misc]  # its bases differ
+    """The command methods of a `RedisCluster`, bound to options."""
 
     async def _execute_pipeline_by_slot(  # type: ignore[override]  # redis-py's is a coroutine as well
         self, command: str, slots_to_args: Mapping[int, Iterable[Any]]
@@ -62,9 +72,3 @@ class BoundCalls(AsyncRedisClusterCommands):
     def pipeline(self, transaction: Any | None = None, shard_hint: Any | None = None) -> Pipeline:
         """As the client's, with this view's options for each command."""
         return Pipeline(self, transaction, shard_hint)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._client, name)
-
-    def __repr__(self) -> str:
-        return f"<{self.call} of {self._client!r}>"

@@ -38,8 +38,6 @@ class Command:
         repeatable: bool,
         created_s: float,
         deadline: float,
-        pinned: "Node | None" = None,
-        raw: bool = False,
     ) -> None:
         self.name = name
         self.packed = packed
@@ -48,10 +46,6 @@ class Command:
         self.repeatable = repeatable
         self.created_s = created_s
         self.deadline = deadline
-        if pinned is not None:
-            self.pinned = pinned
-        if raw:
-            self.raw = raw
 
     def fail(self, error: BaseException) -> None:
         """Tell the waiter, unless it has gone or has been told already."""

@@ -66,8 +66,8 @@ def exclusive_request(lane: Lane, command: Command) -> "asyncio.Future[Any]":
         False,
         command.created_s,
         float("inf"),
-        raw=command.raw,
     )
+    shadow.raw = command.raw
     shadow.asking, command.asking = command.asking, False
     lane.submit(shadow)
     return future

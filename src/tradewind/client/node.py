@@ -79,6 +79,8 @@ class Node:
         self.waits = 0
         self._owner = owner
         self._limits = limits
+        self._in_flight_max = limits.in_flight_max  # at hand for the hot path
+        self._in_flight_bytes_max = limits.in_flight_bytes_max
         self._timeouts = timeouts
         self._settings = settings
         self._rng = rng
@@ -102,25 +104,46 @@ class Node:
 
     def submit(self, command: Command) -> None:
         """Send on a lane now if there is room, else wait in line. The waiter is told whatever happens."""
+        if not (command.asking or command.raw):
+            self.submit_plain(command)
+        elif self._preferred is not None and not self.waiting and self._has_room():
+            self._send(self._preferred, command)
+        else:
+            self._wait_in_line(command)
+
+    def submit_plain(self, command: Command) -> None:
+        """`submit` for a command that is neither asking nor raw: the hot path."""
         lane = self._preferred
         if (
             lane is not None
             and not self.waiting
-            and self.in_flight < self._limits.in_flight_max
-            and self.in_flight_bytes < self._limits.in_flight_bytes_max
+            and self.in_flight < self._in_flight_max
+            and self.in_flight_bytes < self._in_flight_bytes_max
         ):
             self.in_flight += 1
             self.in_flight_bytes += len(command.packed)
-            if command.asking:
-                self._count_asking()
-            lane.submit(command)
-            return
+            lane.submit_plain(command)
+        else:
+            self._wait_in_line(command)
+
+    def _has_room(self) -> bool:
+        return self.in_flight < self._in_flight_max and self.in_flight_bytes < self._in_flight_bytes_max
+
+    def _send(self, lane: Lane, command: Command) -> None:
+        self.in_flight += 1
+        self.in_flight_bytes += len(command.packed)
+        if command.asking:  # a command of its own on the wire, with a reply of its own
+            self.in_flight += 1
+            self.in_flight_bytes += len(ASKING_PACKED)
+        lane.submit(command)
+
+    def _wait_in_line(self, command: Command) -> None:
         if self._closed is not None:
             self._owner.tell(command, ClientClosed(str(self._closed)))
             return
         self.waiting.append(command)
         self.waits += 1
-        if lane is None:
+        if self._preferred is None:
             self._ensure_lane()
 
     @property
@@ -139,27 +162,15 @@ class Node:
 
     def _admit_waiting(self) -> None:
         """Give freed room to those who have waited longest."""
-        limits = self._limits
         now_s = time.monotonic()
-        while self.waiting and self._preferred is not None:
-            if self.in_flight >= limits.in_flight_max or self.in_flight_bytes >= limits.in_flight_bytes_max:
-                return
+        while self.waiting and self._preferred is not None and self._has_room():
             command = self.waiting.popleft()
             if command.future.done():
                 continue
             if command.deadline <= now_s:  # sent now, its outcome would be unknown for nothing
                 self._owner.tell(command, self._waited_too_long(command))
                 continue
-            self.in_flight += 1
-            self.in_flight_bytes += len(command.packed)
-            if command.asking:
-                self._count_asking()
-            self._preferred.submit(command)
-
-    def _count_asking(self) -> None:
-        """ASKING is a command of its own on the wire, with a reply of its own."""
-        self.in_flight += 1
-        self.in_flight_bytes += len(ASKING_PACKED)
+            self._send(self._preferred, command)
 
     def _ensure_lane(self) -> None:
         """Start a dial, unless one is under way, the breaker is open, or nothing is missing.
@@ -346,6 +357,8 @@ class Node:
                 self._owner.tell(command, self._waited_too_long(command))
         self.waiting = deque(command for command in self.waiting if not command.future.done())
         for lane in self._lanes:
+            if lane.has_more:
+                continue  # replies are here: they come first
             for command in lane.in_flight:
                 if command.deadline <= now_s and not command.future.done() and command.name != "ASKING":
                     self._owner.tell(command, self._unanswered(command, stalled_s))

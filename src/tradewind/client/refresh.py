@@ -130,7 +130,8 @@ class Refresher:
     def _question(self, node: Node, args: tuple[Any, ...], timeout_s: float) -> Command:
         now_s = time.monotonic()
         future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        question = Command(str(args[0]), pack(args), future, -1, False, now_s, now_s + timeout_s, node)
+        question = Command(str(args[0]), pack(args), future, -1, False, now_s, now_s + timeout_s)
+        question.pinned = node
         self._dispatch(question)
         return question
 

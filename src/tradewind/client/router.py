@@ -75,7 +75,7 @@ class Router:
         self._delayed: dict[Command, asyncio.TimerHandle] = {}  # waiting for their next try
         self._slot_tries: dict[int, float] = {}  # when the last of a slot's delayed commands is due
         self._demotions: dict[Node, asyncio.TimerHandle] = {}
-        self._watchdog = Watchdog(self._watched)
+        self.watchdog = Watchdog(self._watched)
         self._refresher = Refresher(
             candidates=self._to_ask,
             dispatch=self.dispatch,
@@ -88,7 +88,7 @@ class Router:
         )
         self.refresh_soon = self._refresher.soon
         self.ask = self._refresher.ask
-        self.keep_watch = self._watchdog.start
+        self.keep_watch = self.watchdog.start
 
     # -- the way of a command --------------------------------------------------------------------------------
 
@@ -99,8 +99,8 @@ class Router:
             self.park(command)
         else:
             node.submit(command)
-        if self._watchdog.timer is None:
-            self._watchdog.start()
+        if self.watchdog.timer is None:
+            self.watchdog.start()
 
     def dispatch_again(self, command: Command) -> None:
         """As `dispatch`, by the way that the command first came: alone, or in a durable batch."""
@@ -415,7 +415,7 @@ class Router:
     async def aclose(self) -> None:
         """Close every connection and tell everyone who waits."""
         self.closed = True
-        self._watchdog.stop()
+        self.watchdog.stop()
         for timer in (*self._delayed.values(), *self._demotions.values()):
             timer.cancel()
         await self._refresher.aclose()

@@ -1,0 +1,433 @@
+"""What `RedisCluster` and `Redis` have in common: opening, the way of a command, views with other options.
+
+redis-py provides the command methods and the reply callbacks; here a call becomes a `Command`, which the
+router brings to its node. A short path serves commands with one key.
+"""
+
+import asyncio
+import functools
+import time
+from abc import abstractmethod
+from collections.abc import Generator
+from typing import TYPE_CHECKING, Any, Self
+
+import hiredis
+from redis.client import EMPTY_RESPONSE, NEVER_DECODE
+from redis.crc import key_slot
+from redis.exceptions import DataError, RedisError, ResponseError
+
+from tradewind.client.blocking import blocking_call, run_blocking
+from tradewind.client.calls import DEFAULT_CALL, BoundCalls, CallOptions
+from tradewind.client.catalog import CONNECTION_STATE_COMMANDS, CommandSpec, parse_catalog
+from tradewind.client.command import Command, pack
+from tradewind.client.commit import Committer
+from tradewind.client.errors import ClientClosed, ClusterNotReady, SharedConnectionError
+from tradewind.client.node import Node
+from tradewind.client.policy import Limits, Timeouts
+from tradewind.client.router import Router
+from tradewind.client.settings import connection_settings
+from tradewind.client.stats import ClientStats
+from tradewind.client.subscription import MessageHandler, ShardedSubscription
+
+COMMAND_TIMEOUT_S = 5.0
+CONNECT_TIMEOUT_S = 5.0
+CONNECTIONS_MAX = 100  # per node, as redis-py 8
+CATALOG_ANSWER_S = 5.0
+SLOTS_CACHED_MAX = 4096
+REPLY_SKIP_PACKED = pack(("CLIENT REPLY", "SKIP"))  # holds for the next command only
+SILENCE_S_MIN = (
+    2.0  # a short stall of a server costs its callers time, but no reconnect, however short they wait
+)
+get_exactly = (
+    dict.get
+)  # redis-py's table of callbacks takes names in any case, at a price; ours are as listed
+
+
+class ClientCore:
+    """The part of a client that redis-py's classes do not have. Not thread safe; one event loop.
+
+    Ordering: commands that one task awaits one after the other run in that order. Commands of concurrent
+    callers have no order among each other. Errors: see `tradewind.client.errors`.
+    """
+
+    response_callbacks: dict[str, Any]
+    encoder: Any
+
+    def _set_up(
+        self,
+        connection_kwargs: dict[str, Any],
+        *,
+        lanes: int,
+        in_flight_max: int,
+        in_flight_bytes_max: int,
+        retry_always: bool,
+    ) -> None:
+        """The rest of a constructor: `connection_kwargs` are what redis-py's has made of its arguments."""
+        timeout = connection_kwargs.get("socket_timeout")
+        connect = connection_kwargs.get("socket_connect_timeout")
+        self._timeout_s = float("inf") if timeout is None else float(timeout)
+        self._limits = Limits(
+            connections_max=int(connection_kwargs["max_connections"]),
+            lanes_max=lanes,
+            in_flight_max=in_flight_max,
+            in_flight_bytes_max=in_flight_bytes_max,
+        )
+        self._timeouts = Timeouts(
+            command_s=self._timeout_s,
+            connect_s=CONNECT_TIMEOUT_S if connect is None else float(connect),
+            silence_s=30.0 if timeout is None else max(float(timeout), SILENCE_S_MIN),
+        )
+        self._settings = connection_settings(connection_kwargs)
+        self._retry_always = retry_always
+        self._initialize = True
+        self._router: Router | None = None
+        self._hot_router: Router | None = None  # for GET and SET without options; None where they need more
+        self._catalog: dict[str, CommandSpec] = {}
+        self._containers: set[str] = set()  # commands whose second word names what they do
+        self._short_path: dict[str, tuple[int, bool]] = {}
+        self._committers: dict[tuple[int, int], Committer] = {}
+        self._subscriptions: list[ShardedSubscription] = []
+        self._opening: asyncio.Task[None] | None = None
+
+    # -- what differs between a cluster and one server -------------------------------------------------------
+
+    @abstractmethod
+    def _make_router(self) -> Router:
+        """A router that has not been started."""
+
+    @abstractmethod
+    async def execute_call(self, args: tuple[Any, ...], options: dict[str, Any], call: CallOptions) -> Any:
+        """`execute_command` for every kind of command, with the options of one call."""
+
+    @abstractmethod
+    def _bound(self, call: CallOptions) -> BoundCalls:
+        """A view of this client with these options."""
+
+    # -- life cycle ------------------------------------------------------------------------------------------
+
+    def __await__(self) -> Generator[Any, None, Self]:
+        return self.initialize().__await__()
+
+    async def initialize(self, *_args: Any, **_kwargs: Any) -> Self:
+        """Wait until every slot is served, at most `socket_connect_timeout`; `await client` does the same.
+
+        Raises ClusterNotReady with each node's own reason (refused, wrong password, TLS, timeout).
+        """
+        if self._initialize:
+            if self._opening is None:  # one opening for all callers; who gives up waiting does not end it
+                self._opening = asyncio.get_running_loop().create_task(self._open(), name="open")
+                self._opening.add_done_callback(self._opened)
+            opening = self._opening
+            try:
+                await asyncio.shield(opening)
+            except ClusterNotReady as error:
+                raise ClusterNotReady(str(error), error.reasons) from None  # each caller gets its own
+            except asyncio.CancelledError:
+                if opening.cancelled():  # before it began
+                    raise ClientClosed("the client was closed while it was being opened") from None
+                raise
+        return self
+
+    async def _open(self) -> None:
+        router = self._make_router()
+        router.retry_always = self._retry_always
+        try:
+            await router.start()
+            if not self._catalog:
+                self._learn_commands(await self._ask_catalog(router))
+        except BaseException as error:
+            await router.aclose()
+            if isinstance(error, asyncio.CancelledError):
+                raise ClientClosed("the client was closed while it was being opened") from None
+            raise
+        self._router = router
+        self._create_future = asyncio.get_running_loop().create_future  # kept: looking it up costs a getpid()
+        if type(self).execute_command is ClientCore.execute_command and self._is_utf8():
+            self._hot_router = router
+        self._initialize = False
+
+    def _opened(self, opening: "asyncio.Task[None]") -> None:
+        if self._opening is opening:
+            self._opening = None
+        if not opening.cancelled():
+            opening.exception()  # the callers have been told; there may be none left
+
+    async def _ask_catalog(self, router: Router) -> dict[str, CommandSpec]:
+        """Ask one primary after the other: the first may fail at this moment."""
+        reasons: dict[str, str] = {}
+        for node in router.primaries():
+            try:
+                return parse_catalog(await router.ask(node, ("COMMAND",), CATALOG_ANSWER_S))
+            except (RedisError, ValueError, LookupError, TypeError) as error:
+                reasons[node.name] = str(error)
+        listed = "; ".join(f"{name}: {reason}" for name, reason in reasons.items())
+        raise ClusterNotReady(f"no node could tell its commands: {listed}", reasons)
+
+    def _learn_commands(self, catalog: dict[str, CommandSpec]) -> None:
+        self._catalog = catalog
+        self._containers = {name.partition(" ")[0] for name in catalog if " " in name}
+        if not self._is_utf8():
+            return  # the short path leaves the encoding to hiredis, which knows one
+        self._short_path = {
+            name: (spec.first_key, spec.repeatable)
+            for name, spec in catalog.items()
+            if spec.first_key > 0
+            and not spec.blocking
+            and " " not in name
+            and name not in CONNECTION_STATE_COMMANDS
+        }
+
+    async def aclose(self) -> None:
+        """Close every connection. Callers who still wait are told; the client may be used again after it."""
+        router, self._router, self._hot_router, self._initialize = self._router, None, None, True
+        opening, subscriptions = self._opening, list(self._subscriptions)
+        self._committers.clear()
+        if opening is not None:
+            opening.cancel()
+            await asyncio.gather(opening, return_exceptions=True)
+        for subscription in subscriptions:
+            await subscription.aclose()
+        if router is not None:
+            await router.aclose()
+
+    # -- commands --------------------------------------------------------------------------------------------
+
+    if not TYPE_CHECKING:  # type checkers see redis-py's own signatures
+        # redis-py's GET and SET spend more time on options that were not given than all the rest takes.
+
+        async def get(self, name):
+            """As redis-py's."""
+            router = self._hot_router
+            if router is None:
+                return await self.execute_command("GET", name)
+            future = self._send(router, ("GET", name), name, True)
+            if future is None:
+                return await self.execute_call(("GET", name), {}, DEFAULT_CALL)
+            reply = await future
+            callback = get_exactly(self.response_callbacks, "GET")
+            return reply if callback is None else callback(reply)
+
+        async def set(self, name, value, *args, **options):
+            """As redis-py's."""
+            router = self._hot_router
+            if args or options or router is None:
+                return await super().set(name, value, *args, **options)
+            future = self._send(router, ("SET", name, value), name, False)
+            if future is None:
+                return await self.execute_call(("SET", name, value), {}, DEFAULT_CALL)
+            reply = await future
+            callback = get_exactly(self.response_callbacks, "SET")
+            return reply if callback is None else callback(reply)
+
+    async def execute_command(self, *args: Any, **options: Any) -> Any:
+        """Run one command on the node that owns its key, or on `target_nodes`.
+
+        Reads are repeated until the deadline when a reply is lost. Writes are sent again only when they
+        provably did not run; otherwise OutcomeUnknown is raised. See `tradewind.client.errors` for the errors
+        and their causes.
+        """
+        if self._initialize:
+            await self.initialize()
+        short = self._short_path.get(args[0])
+        if short is None or (options and (len(options) > 1 or "keys" not in options)):
+            return await self.execute_call(args, options, DEFAULT_CALL)
+        first_key, repeatable = short
+        future = None
+        if first_key < len(args):
+            future = self._send(self._need_router(), args, args[first_key], repeatable)
+        if future is None:
+            return await self.execute_call(args, options, DEFAULT_CALL)
+        reply = await future
+        callback = get_exactly(self.response_callbacks, args[0])
+        return reply if callback is None else callback(reply)
+
+    def _send(
+        self, router: Router, args: tuple[Any, ...], key: Any, repeatable: bool
+    ) -> "asyncio.Future[Any] | None":
+        """One key, default options. None, and nothing is sent, for what the long path can explain better."""
+        try:
+            packed = hiredis.pack_command(args)
+            slot = key_slot(key.encode() if type(key) is str else self._encode(key))
+        except TypeError:
+            return None
+        now_s = time.monotonic()
+        future = self._create_future()
+        command = Command(args[0], packed, future, slot, repeatable, now_s, now_s + self._timeout_s)
+        router.commands += 1
+        node = router.slot_nodes[slot]
+        if node is None:
+            router.park(command)
+        else:
+            node.submit_plain(command)
+        if router.watchdog.timer is None:
+            router.watchdog.start()
+        return future
+
+    def post(self, *args: Any) -> None:
+        """Send a command with one key, as `execute_command` does (waiting, redirects, retries), for a caller
+        who has no use for the reply: an error is counted in `stats()` and forgotten.
+
+        For what should arrive and is checked in another way, such as an order that will be answered by a
+        message. For a stream of messages that may be lost, `send_unanswered` is cheaper. The client must be
+        initialized. Raises KeyError for a command that has not exactly one key, or that blocks, DataError for
+        an argument that has no bytes.
+        """
+        first_key, repeatable = self._short_path[args[0]]
+        future = self._send(self._need_router(), args, args[first_key], repeatable)
+        if future is None:
+            raise DataError(f"{args[0]}: convert the arguments to bytes, str, int or float first")
+        future.add_done_callback(_forget)
+
+    def send_unanswered(self, *args: Any) -> None:
+        """Send a command with one key whose reply the server is told to leave out (CLIENT REPLY SKIP).
+
+        Costs neither side a reply, and this process no wake-up. In return nothing is done for it: it is
+        dropped where no connection is open or the socket is full, follows no redirect, and an error stays
+        unknown and uncounted. For many messages each of which may be lost because it is asked for again or
+        soon outdated; what should arrive goes by `post`. KeyError as for `post`, which does it where the
+        server cannot be relied on to leave the reply out: an ACL forbids it to this user, or (Redis 7.0) a
+        busy server answers BUSY also to CLIENT REPLY.
+        """
+        first_key, _ = self._short_path[args[0]]
+        node = self._need_router().slot_nodes[cached_slot(self._encode(args[first_key]))]
+        if node is None:
+            return
+        if not (node.may_skip_replies and self._catalog["CLIENT REPLY"].runs_when_busy):
+            self.post(*args)
+        else:
+            node.write_unanswered(REPLY_SKIP_PACKED + hiredis.pack_command(args))
+
+    def _spec(self, args: tuple[Any, ...]) -> CommandSpec:
+        """What is known of the command. One that the server does not list counts as a write without keys."""
+        name = word(args[0])
+        spec = self._catalog.get(name)
+        if name in self._containers and len(args) > 1 and isinstance(args[1], str | bytes):
+            spec = self._catalog.get(f"{name} {word(args[1])}", spec)
+        if spec is None:
+            spec = self._catalog.get(name.split(" ")[0]) or CommandSpec(name, False, True, False, 0, ())
+        hint = CONNECTION_STATE_COMMANDS.get(spec.name) or CONNECTION_STATE_COMMANDS.get(name)
+        if hint is not None:
+            raise SharedConnectionError(
+                f"{spec.name} is not possible on a connection that many callers share: {hint}"
+            )
+        return spec
+
+    async def _run(
+        self,
+        spec: CommandSpec,
+        args: tuple[Any, ...],
+        slot: int,
+        node: Node | None,
+        options: dict[str, Any],
+        call: CallOptions,
+    ) -> Any:
+        """Send to one place and give back redis-py's value for the reply."""
+        router = self._need_router()
+        router.commands += 1
+        blocking = blocking_call(spec, args)
+        durable = bool(call.replicas) and spec.writes
+        if durable and (blocking is not None or node is not None):
+            why = "blocks" if blocking is not None else "has no key"
+            raise DataError(f"{spec.name} {why}, so it cannot be durable: call it on the client itself")
+        now_s = time.monotonic()
+        timeout_s = self._timeout_s if call.timeout_s is None else call.timeout_s
+        if blocking is not None:
+            timeout_s = blocking.seconds + self._timeouts.blocking_margin_s
+        raw = options.pop(NEVER_DECODE, None) is not None  # redis-py says it with an empty list
+        repeatable = spec.repeatable or call.idempotent
+        packed = self._pack(args)
+        command = Command(
+            spec.name, packed, self._create_future(), slot, repeatable, now_s, now_s + timeout_s
+        )
+        command.pinned, command.raw = node, raw
+        empty = options.pop(EMPTY_RESPONSE, None)
+        options.pop("keys", None)
+        try:
+            if blocking is not None:
+                reply = await run_blocking(router, command, blocking, self._pack)
+            else:
+                (self._committer(call) if durable else router).dispatch(command)
+                reply = await command.future
+        except ResponseError:
+            if empty is None:
+                raise
+            return empty
+        callback = self.response_callbacks.get(word(args[0]))
+        return reply if callback is None else callback(reply, **options)
+
+    def _pack(self, args: tuple[Any, ...]) -> bytes:
+        if self._is_utf8():
+            return pack(args)
+        return pack((args[0], *(self._encode(arg) for arg in args[1:])))
+
+    def _is_utf8(self) -> bool:
+        return str(self.encoder.encoding).lower().replace("-", "") == "utf8"
+
+    def _encode(self, value: Any) -> bytes:
+        return bytes(self.encoder.encode(value))
+
+    def _need_router(self) -> Router:
+        if self._router is None:
+            raise ClientClosed("the client is closed")
+        return self._router
+
+    # -- views and more --------------------------------------------------------------------------------------
+
+    def durable(
+        self, replicas: int = 1, *, timeout_s: float | None = None, idempotent: bool = False, lanes: int = 2
+    ) -> BoundCalls:
+        """A view whose writes return only when `replicas` replicas of the shard have them.
+
+        Raises OutcomeUnknown when that could not be confirmed: the write may have run, and may be lost in a
+        failover. Holds for the loss of any one node, given AOF on every node and a restart slower than the
+        node timeout. Writes of many callers share one `WAIT`. `lanes` is the number of connections per node
+        that carry batches (default 2).
+        """
+        if replicas < 1 or lanes < 1:
+            raise DataError(f"durable(replicas={replicas}, lanes={lanes}): both must be at least 1")
+        return self._bound(CallOptions(timeout_s, idempotent, replicas, lanes))
+
+    def with_options(self, *, timeout_s: float | None = None, idempotent: bool = False) -> BoundCalls:
+        """A view with another deadline, or whose writes may be sent again (running twice does no harm)."""
+        return self._bound(CallOptions(timeout_s, idempotent))
+
+    def _committer(self, call: CallOptions) -> Committer:
+        key = (call.replicas, call.durable_lanes)
+        committer = self._committers.get(key)
+        if committer is None:
+            committer = self._committers[key] = Committer(self._need_router(), *key)
+        return committer
+
+    async def sharded_subscription(self, on_message: MessageHandler) -> ShardedSubscription:
+        """Receive sharded pub/sub messages by callback; takes one dedicated connection per node it needs."""
+        await self.initialize()
+        subscription = ShardedSubscription(self._need_router(), on_message, self._subscriptions.remove)
+        self._subscriptions.append(subscription)
+        return subscription
+
+    def stats(self) -> ClientStats:
+        """What the client holds and has done, as one frozen object; empty before the first command."""
+        if self._router is None:
+            return ClientStats((), 0, 0, 0, 0, 0, 0, 0, 0, 0)
+        return self._router.stats()
+
+    def __repr__(self) -> str:
+        stats = self.stats()
+        return (
+            f"<{type(self).__name__} nodes={len(stats.nodes)} connections={sum(stats.connections.values())} "
+            f"in_flight={stats.in_flight} waiting={stats.waiting}>"
+        )
+
+
+def word(value: Any) -> str:
+    """A word of a command as the catalog and redis-py's callbacks spell it."""
+    return (value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)).upper()
+
+
+# Calls with several keys mostly name the same ones again: those of a partition, a group, a user.
+cached_slot = functools.lru_cache(maxsize=SLOTS_CACHED_MAX)(key_slot)
+
+
+def _forget(future: "asyncio.Future[Any]") -> None:
+    if not future.cancelled():
+        future.exception()  # looked at, so that asyncio does not report it
