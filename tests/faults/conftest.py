@@ -7,10 +7,12 @@ from collections.abc import AsyncIterator, Iterator
 import pytest
 
 from tests.conftest import EmbeddedCluster
+from tests.support.announced import AnnouncedCluster
 from tests.support.client_fixtures import client, make_client, no_complaints, pytest_asyncio_loop_factories
+from tests.support.loop_holds import loop_holds
 from tradewind.embedded.survey import Admin
 
-__all__ = ["client", "make_client", "no_complaints", "pytest_asyncio_loop_factories"]
+__all__ = ["client", "loop_holds", "make_client", "no_complaints", "pytest_asyncio_loop_factories"]
 
 NODE_TIMEOUT_S = 1.0
 
@@ -36,6 +38,13 @@ async def fragile(shared_fragile_cluster: EmbeddedCluster) -> AsyncIterator[Embe
         if roles[node.port] == "down":
             await cluster.restart(node)
     await cluster.wait_until_ready()
+
+
+@pytest.fixture
+async def announced(fragile: EmbeddedCluster) -> AsyncIterator[AnnouncedCluster]:
+    """The same cluster behind fault proxies whose ports its servers announce."""
+    async with AnnouncedCluster(fragile) as behind_proxies:
+        yield behind_proxies
 
 
 async def _empty(cluster: EmbeddedCluster) -> None:
