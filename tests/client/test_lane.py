@@ -384,6 +384,24 @@ def test_silence_is_measured_only_while_a_reply_is_owed() -> None:
     assert world.lane.silent_for_s(world.now_s + 50) == 0.0
 
 
+def test_a_reply_that_comes_in_piece_by_piece_is_no_silence_and_still_holds_up_who_is_behind_it() -> None:
+    world = Quiet()
+    world.now_s = 100.0
+    world.ask("a")
+    world.turn()
+    world.lane.feed(b"$3\r\na")
+    world.now_s = 103.0
+    world.lane.feed(b"b")
+    assert world.lane.silent_for_s(world.now_s) == 0.0
+    assert world.lane.behind_for_s(world.now_s) == pytest.approx(3.0)
+    world.lane.excuse_silence(1.0)
+    assert world.lane.behind_for_s(world.now_s) == pytest.approx(2.0)
+    world.ask("b")
+    world.turn()
+    world.lane.feed(b"c\r\n")
+    assert world.lane.behind_for_s(world.now_s) == 0.0
+
+
 def test_a_listening_lane_takes_arrays_and_errors_for_messages_undecoded() -> None:
     world = Quiet()
     heard: list[Any] = []

@@ -236,3 +236,43 @@ async def test_garbage_ends_one_connection_and_takes_no_memory(
 
 def _resident_bytes() -> int:
     return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
+
+
+# -- a huge reply --------------------------------------------------------------------------------------------
+
+FILL = "for _ = 1, ARGV[1] do redis.call('RPUSH', KEYS[1], string.rep('x', 1048576)) end"
+
+
+async def test_a_huge_reply_holds_up_nobody_for_long(
+    announced: AnnouncedCluster, make_client: MakeClient
+) -> None:
+    """50 MiB on one lane, seconds long: who comes half a second after it goes over another lane."""
+    client = make_client(announced.port)
+    shard, *_ = await _shards(announced, client)
+    huge_key = f"{{{shard.key}}}:huge"
+    for _ in range(10):
+        await client.eval(FILL, 1, huge_key, 5)
+    shard.proxy.chunk_bytes = 1024  # one a turn of the loop
+    begun_s = time.monotonic()
+    huge = asyncio.create_task(client.lrange(huge_key, 0, -1))
+    small = [asyncio.create_task(_seconds_of(client.get(shard.key)))]
+    while not huge.done():
+        await asyncio.sleep(0.005)
+        small.append(asyncio.create_task(_seconds_of(client.get(shard.key))))
+    calls = [await call for call in small]
+    later_s = sorted(took_s for at_s, took_s in calls if at_s > begun_s + 0.5)
+    assert [len(item) for item in await huge] == [1 << 20] * 50
+    print(
+        f"beside {time.monotonic() - begun_s:.2f} s of a reply: {len(later_s)} small ones, "
+        f"median {later_s[len(later_s) // 2] * 1000:.1f} ms, at most {later_s[-1] * 1000:.1f} ms"
+    )
+    assert len(later_s) > 20
+    assert later_s[-1] < 0.5
+    await client.delete(huge_key)
+
+
+async def _seconds_of(call: Awaitable[object]) -> tuple[float, float]:
+    """When it began, and how long it took."""
+    begun_s = time.monotonic()
+    await call
+    return begun_s, time.monotonic() - begun_s

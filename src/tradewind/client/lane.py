@@ -79,6 +79,7 @@ class Lane:
         "bytes_written",
         "has_more",
         "in_flight",
+        "last_answered_s",
         "last_heard_s",
         "listening",
         "may_skip_replies",
@@ -107,7 +108,7 @@ class Lane:
         self.in_flight: deque[Command] = deque()
         self.outbox: list[Command] = []  # of this turn of the loop
         self.has_more = False  # replies are here that will be handed out in the next turn
-        self.last_heard_s = self.opened_s = now()
+        self.last_heard_s = self.last_answered_s = self.opened_s = now()
         self.bytes_written = 0
         self.may_skip_replies = False  # the handshake found out
         self.skips_replies = False  # it has been used
@@ -141,9 +142,15 @@ class Lane:
         """How long the lane has owed a reply without hearing anything; 0 when it owes none."""
         return now_s - self.last_heard_s if self.in_flight else 0.0
 
+    def behind_for_s(self, now_s: float) -> float:
+        """How long the reply that is owed next has been owed, also while it comes in piece by piece."""
+        return now_s - self.last_answered_s if self.in_flight else 0.0
+
     def excuse_silence(self, seconds: float) -> None:
         """This process itself stood still for so long: the server could not be heard."""
-        self.last_heard_s = min(self._now(), self.last_heard_s + seconds)
+        now_s = self._now()
+        self.last_heard_s = min(now_s, self.last_heard_s + seconds)
+        self.last_answered_s = min(now_s, self.last_answered_s + seconds)
 
     # -- going out -------------------------------------------------------------------------------------------
 
@@ -154,7 +161,7 @@ class Lane:
             return
         self._write, self._close_transport = write, close
         self.state = LaneState.OPEN
-        self.last_heard_s = self.opened_s = self._now()
+        self.last_heard_s = self.last_answered_s = self.opened_s = self._now()
         if self.outbox:
             self.schedule_flush()
 
@@ -202,7 +209,7 @@ class Lane:
         if not batch:
             return
         if not self.in_flight:
-            self.last_heard_s = self._now()
+            self.last_heard_s = self.last_answered_s = self._now()
         self.in_flight.extend(batch)
         data = b"".join(packed)
         self.bytes_written += len(data)
@@ -274,6 +281,7 @@ class Lane:
             self._call_soon(self._go_on)
         finally:
             if answered:
+                self.last_answered_s = self.last_heard_s
                 self.owner.on_answered(self, answered, size_bytes)
 
     def _is_message(self, reply: Any) -> bool:

@@ -230,10 +230,10 @@ class Node:
             self._dial_later(backoff_s(self._short_lives_in_a_row, self._rng, cap_s=SHORT_LIFE_BACKOFF_CAP_S))
 
     def _choose_preferred(self) -> None:
-        """The lane that new commands go to: the first one, unless it is stuck behind a slow reply."""
+        """The lane that new commands go to: the first one, unless it is stuck behind a slow or large reply."""
         now_s = time.monotonic()
         self._preferred = min(
-            self._lanes, key=lambda lane: lane.silent_for_s(now_s) > SLOW_LANE_S, default=None
+            self._lanes, key=lambda lane: lane.behind_for_s(now_s) > SLOW_LANE_S, default=None
         )
 
     # -- what lanes report -----------------------------------------------------------------------------------
@@ -347,7 +347,7 @@ class Node:
         if self._preferred is None:
             if self.waiting:
                 self._ensure_lane()
-        elif self._preferred.silent_for_s(now_s) > SLOW_LANE_S:
+        elif self._preferred.behind_for_s(now_s) > SLOW_LANE_S:
             self._ensure_lane()
 
     def expire(self, now_s: float, stalled_s: float) -> None:
