@@ -230,7 +230,7 @@ class Node:
             self._dial_later(backoff_s(self._short_lives_in_a_row, self._rng, cap_s=SHORT_LIFE_BACKOFF_CAP_S))
 
     def _choose_preferred(self) -> None:
-        """The lane that new commands go to: the first one, unless it is stuck behind a slow or large reply."""
+        """The lane that new commands go to: the first, unless it is stuck behind a slow or large reply."""
         now_s = time.monotonic()
         self._preferred = min(
             self._lanes, key=lambda lane: lane.behind_for_s(now_s) > SLOW_LANE_S, default=None
