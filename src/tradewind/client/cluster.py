@@ -20,7 +20,7 @@ from tradewind.client.catalog import CommandSpec, find_keys
 from tradewind.client.node import Node
 from tradewind.client.pipeline import Pipeline
 from tradewind.client.router import Router
-from tradewind.client.topology import SLOT_COUNT, Endpoint, SlotMap
+from tradewind.client.topology import SLOT_COUNT, ClusterTopology, Endpoint, SlotMap
 
 
 class RedisCluster(ClientCore, redis.asyncio.RedisCluster):  # type: ignore[misc]  # its bases differ
@@ -81,7 +81,7 @@ class RedisCluster(ClientCore, redis.asyncio.RedisCluster):  # type: ignore[misc
             limits=self._limits,
             timeouts=self._timeouts,
             settings=self._settings,
-            address_remap=self.nodes_manager.address_remap,
+            topology=ClusterTopology(self.nodes_manager.address_remap),
             require_full_coverage=self.nodes_manager.require_full_coverage,
             on_map=self._show_map,
         )

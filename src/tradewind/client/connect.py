@@ -1,4 +1,4 @@
-"""Opening a connection: dial, socket options, and the handshake (HELLO, AUTH, CLIENT SETNAME and SETINFO)."""
+"""Opening a connection: dial, socket options, and the handshake (HELLO, AUTH, SELECT, SETNAME, SETINFO)."""
 
 import asyncio
 import socket
@@ -16,6 +16,7 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from tradewind.client.exclusive import EXCLUSIVE_OWNER, ConnectionLost, exclusive_submit
 from tradewind.client.lane import Lane, LaneProtocol
+from tradewind.client.topology import Endpoint
 
 KEEPALIVE_OPTIONS: Mapping[str, int] = {"TCP_KEEPIDLE": 30, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 3}
 USER_TIMEOUT_MS = (
@@ -32,8 +33,9 @@ class ConnectionSettings:
     password: str | None = field(default=None, repr=False)
     credential_provider: CredentialProvider | None = field(default=None, repr=False)
     client_name: str | None = None
-    library: str = "tradewind"
-    library_version: str = ""
+    database: int = 0
+    library: str | None = "tradewind"
+    library_version: str | None = None
     ssl_context: ssl.SSLContext | None = None
     keepalive: bool = True
     keepalive_options: Mapping[int, int | bytes] | None = None
@@ -46,7 +48,7 @@ def new_lane(host: str, port: int, settings: ConnectionSettings) -> Lane:
     """A lane that is not connected yet."""
     return Lane(
         EXCLUSIVE_OWNER,
-        name=f"{host}:{port}",
+        name=Endpoint(host, port).name,
         call_soon=asyncio.get_running_loop().call_soon,
         now=time.monotonic,
         encoding=settings.encoding,
@@ -55,7 +57,7 @@ def new_lane(host: str, port: int, settings: ConnectionSettings) -> Lane:
 
 
 async def open_lane(host: str, port: int, settings: ConnectionSettings) -> Lane:
-    """Connect, shake hands, and return an open lane, still owned by nobody.
+    """Connect, shake hands, and return an open lane, still owned by nobody. See `Endpoint` for port 0.
 
     Raises redis.ConnectionError (refused, closed, unresolvable, TLS), redis.TimeoutError (no answer within
     `connect_s`), redis.AuthenticationError or another error of redis-py, each naming the address, and what a
@@ -64,9 +66,7 @@ async def open_lane(host: str, port: int, settings: ConnectionSettings) -> Lane:
     lane = new_lane(host, port, settings)
     try:
         async with asyncio.timeout(settings.connect_s):
-            transport, _ = await asyncio.get_running_loop().create_connection(
-                lambda: LaneProtocol(lane), host, port, ssl=settings.ssl_context
-            )
+            transport = await _dial(lane, host, port, settings)
             _set_socket_options(transport.get_extra_info("socket"), settings)
             await _handshake(lane, settings)
     except BaseException as error:
@@ -76,6 +76,17 @@ async def open_lane(host: str, port: int, settings: ConnectionSettings) -> Lane:
             raise
         raise explained from error
     return lane
+
+
+async def _dial(lane: Lane, host: str, port: int, settings: ConnectionSettings) -> asyncio.BaseTransport:
+    loop = asyncio.get_running_loop()
+    if port:
+        transport, _ = await loop.create_connection(
+            lambda: LaneProtocol(lane), host, port, ssl=settings.ssl_context
+        )
+    else:
+        transport, _ = await loop.create_unix_connection(lambda: LaneProtocol(lane), host)
+    return transport
 
 
 def _explained(name: str, error: BaseException, settings: ConnectionSettings) -> BaseException:
@@ -115,7 +126,11 @@ async def _handshake(lane: Lane, settings: ConnectionSettings) -> None:
         required.append(("AUTH", *credentials))
     if settings.client_name:
         required.append(("CLIENT SETNAME", settings.client_name))
-    optional: list[tuple[Any, ...]] = [("CLIENT SETINFO", "LIB-NAME", settings.library)]  # since Redis 7.2
+    if settings.database:
+        required.append(("SELECT", settings.database))
+    optional: list[tuple[Any, ...]] = []
+    if settings.library:  # since Redis 7.2
+        optional.append(("CLIENT SETINFO", "LIB-NAME", settings.library))
     if settings.library_version:
         optional.append(("CLIENT SETINFO", "LIB-VER", settings.library_version))
     # Whether replies may be left out. Where an ACL forbids it, asking for it among other commands would be

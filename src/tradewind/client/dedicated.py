@@ -31,6 +31,7 @@ class DedicatedConnections:
         self._taken: set[Lane] = set()
         self._waiters: OrderedDict[asyncio.Future[Lane | None], None] = OrderedDict()
         self._idle_timer: asyncio.TimerHandle | None = None
+        self._renewed_s = 0.0  # what was opened before that is not used again
         self._closed = False
 
     @property
@@ -85,11 +86,17 @@ class DedicatedConnections:
     def release(self, lane: Lane) -> None:
         """Give it back. A connection that still owes a reply is closed, since its state is not known."""
         self._taken.discard(lane)
-        if lane.state is LaneState.OPEN and lane.load == 0 and not self._closed:
+        is_wanted = lane.opened_s > self._renewed_s and not self._closed
+        if lane.state is LaneState.OPEN and lane.load == 0 and is_wanted:
             self._give(lane)
         else:
-            lane.close(ClientClosed(f"{self._name}: dedicated connection given back in use"))
+            lane.close(ClientClosed(f"{self._name}: dedicated connection given back in use, or outdated"))
             self._give(None)
+
+    def renew(self, now_s: float) -> None:
+        """Use none of those that are open now again; who holds one may finish."""
+        self._renewed_s = now_s
+        self.close_idle(float("inf"))
 
     def close_idle(self, now_s: float) -> None:
         """Close what has not been used for long."""

@@ -34,6 +34,7 @@ DIAL_BACKOFF_BASE_S = 0.05
 DIAL_HEDGE_S = 1.0  # a dial that takes longer may have another beside it
 SHORT_LIFE_S = 1.0  # a connection that ended before that is made again with a pause
 SHORT_LIFE_BACKOFF_CAP_S = 0.25
+RENEWAL_S_MIN = 1.0  # connections are renewed at most once in this time
 
 
 class NodeOwner(Protocol):
@@ -86,6 +87,8 @@ class Node:
         self._rng = rng
         self._lanes: list[Lane] = []
         self._preferred: Lane | None = None
+        self._outdated: set[Lane] = set()  # of the lanes: get nothing new, are closed when they owe nothing
+        self._renewed_s = float("-inf")
         self._dial_tasks: set[asyncio.Task[None]] = set()
         self._dial_begun_s = 0.0
         self._failures_in_a_row = 0
@@ -218,7 +221,7 @@ class Node:
 
     def _retry_dial(self) -> None:
         self._retry_timer = None
-        if self.waiting and not self._lanes:
+        if self.waiting and self._preferred is None:
             self._ensure_lane()
 
     def _pace_dials(self, lost: Lane) -> None:
@@ -232,15 +235,35 @@ class Node:
     def _choose_preferred(self) -> None:
         """The lane that new commands go to: the first, unless it is stuck behind a slow or large reply."""
         now_s = time.monotonic()
-        self._preferred = min(
-            self._lanes, key=lambda lane: lane.behind_for_s(now_s) > SLOW_LANE_S, default=None
-        )
+        lanes = [lane for lane in self._lanes if lane not in self._outdated]
+        self._preferred = min(lanes, key=lambda lane: lane.behind_for_s(now_s) > SLOW_LANE_S, default=None)
+
+    def renew_connections(self) -> None:
+        """New commands go over new connections, for which the name is resolved afresh.
+
+        For a server that says that it is a replica: after a failover its name may lead to another one. What
+        is on its way stays there.
+        """
+        now_s = time.monotonic()
+        if self._closed is None and now_s - self._renewed_s > RENEWAL_S_MIN:
+            self._renewed_s = now_s
+            self._outdated.update(self._lanes)
+            self._choose_preferred()
+            self.dedicated.renew(now_s)
+            asyncio.get_running_loop().call_soon(self._close_outdated)
+
+    def _close_outdated(self) -> None:
+        for lane in [lane for lane in self._outdated if not lane.load]:
+            self._lanes.remove(lane)  # so it does not count as lost
+            lane.close(RedisConnectionError(f"{lane.name}: renewed, since the server became a replica"))
 
     # -- what lanes report -----------------------------------------------------------------------------------
 
     def on_answered(self, _lane: Lane, count: int, size_bytes: int) -> None:
         self.in_flight -= count
         self.in_flight_bytes -= size_bytes
+        if self._outdated:
+            asyncio.get_running_loop().call_soon(self._close_outdated)
         if self.waiting:
             self._admit_waiting()
 
@@ -254,6 +277,7 @@ class Node:
             self._lanes.remove(lane)
             self.connections_lost += 1
             self._pace_dials(lane)
+        self._outdated.discard(lane)
         self.last_error = str(error)
         self.in_flight -= len(sent) + len(unsent)
         self.in_flight_bytes -= sum(len(command.packed) for command in (*sent, *unsent))

@@ -14,7 +14,7 @@ from tradewind.client.errors import ClientClosed, ClusterNotReady
 from tradewind.client.exclusive import give_up
 from tradewind.client.node import Node
 from tradewind.client.policy import Timeouts
-from tradewind.client.topology import AddressRemap, SlotMap, parse_cluster_slots
+from tradewind.client.topology import SlotMap, Topology
 
 ANSWER_S = 2.0  # how long one node may take to answer
 HEDGE_S = 0.25  # ... and after how long another is asked as well
@@ -32,7 +32,7 @@ class Refresher:
         install: Callable[[SlotMap], None],
         is_urgent: Callable[[], bool],
         timeouts: Timeouts,
-        address_remap: AddressRemap | None,
+        topology: Topology,
         count: Callable[[Exception], None],
         rng: random.Random,
     ) -> None:
@@ -43,7 +43,7 @@ class Refresher:
         self._install = install
         self._is_urgent = is_urgent
         self._timeouts = timeouts
-        self._address_remap = address_remap
+        self._topology = topology
         self._count = count
         self._rng = rng
         self._questions: set[Command] = set()
@@ -103,11 +103,11 @@ class Refresher:
         if self._closed:
             raise ClientClosed("the client is closed")
         listed = "; ".join(f"{name}: {reason}" for name, reason in reasons.items())
-        raise ClusterNotReady(f"no node could tell the slot map: {listed}", reasons)
+        raise ClusterNotReady(f"{self._topology.unready}: {listed}", reasons)
 
     def _accept(self, node: Node, reply: "asyncio.Future[Any]", reasons: dict[str, str]) -> bool:
         try:
-            slot_map = parse_cluster_slots(reply.result(), node.endpoint, self._address_remap)
+            slot_map = self._topology.slot_map(reply.result(), node.endpoint)
         except Exception as error:  # a server's answer, a lost connection, garbage: each is a reason
             reasons[node.name] = _reason(node, error)
             return False
@@ -118,7 +118,7 @@ class Refresher:
         return True
 
     def _ask_for_map(self, node: Node, answer_s: float) -> "asyncio.Future[Any]":
-        question = self._question(node, ("CLUSTER SLOTS",), answer_s)
+        question = self._question(node, self._topology.question, answer_s)
         self._questions.add(question)
         question.future.add_done_callback(lambda _reply: self._questions.discard(question))
         return question.future

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import TYPE_CHECKING
 
-from redis.exceptions import AskError, ResponseError
+from redis.exceptions import AskError, ReadOnlyError, ResponseError
 from redis.exceptions import ConnectionError as RedisConnectionError
 
 from tradewind.client.command import Command
@@ -25,10 +25,9 @@ from tradewind.client.refresh import ANSWER_S, Refresher
 from tradewind.client.stats import ClientStats
 from tradewind.client.topology import (
     SLOT_COUNT,
-    AddressRemap,
     Endpoint,
     SlotMap,
-    resolve_endpoint,
+    Topology,
 )
 from tradewind.client.watchdog import Watchdog, Watched
 
@@ -41,7 +40,7 @@ DEMOTED_GRACE_S = 1.0  # a demoted node tells who blocks there; after that they 
 
 
 class Router:
-    """One cluster. Not thread safe; belongs to one event loop."""
+    """One cluster, or one server. Not thread safe; belongs to one event loop."""
 
     def __init__(
         self,
@@ -50,7 +49,7 @@ class Router:
         limits: Limits,
         timeouts: Timeouts,
         settings: ConnectionSettings,
-        address_remap: AddressRemap | None = None,
+        topology: Topology,
         require_full_coverage: bool = True,
         on_map: Callable[[SlotMap], None] = lambda _map: None,
         rng: random.Random | None = None,
@@ -68,7 +67,7 @@ class Router:
         self.commands = self.moved = self.asked = self.retries = self.refreshes = 0
         self.errors: Counter[str] = Counter()
         self._settings = settings
-        self._address_remap = address_remap
+        self._topology = topology
         self._require_full_coverage = require_full_coverage
         self._rng = rng or random.Random()
         self._parked: deque[Command] = deque()  # no node owns their slot at the moment
@@ -82,7 +81,7 @@ class Router:
             install=self._install,
             is_urgent=self._is_urgent,
             timeouts=timeouts,
-            address_remap=address_remap,
+            topology=topology,
             count=self.count,
             rng=self._rng,
         )
@@ -143,6 +142,8 @@ class Router:
             raise error
         if verdict is not Verdict.RETRY and verdict is not Verdict.ASK:
             self.refresh_soon()
+        if node is not None and isinstance(error, ReadOnlyError):
+            node.renew_connections()
         if node is None or not isinstance(error, AskError):
             return None
         command.redirects += 1
@@ -157,7 +158,7 @@ class Router:
 
     def _redirected(self, node: Node, command: Command, error: AskError, *, asking: bool) -> Node:
         """ASK is for this command only; MOVED is news for all, except of a command that somebody pinned."""
-        target = self.node(resolve_endpoint(error.host, error.port, node.endpoint, self._address_remap))
+        target = self.node(self._topology.redirected(error, node.endpoint))
         command.asking = asking
         if asking:
             self.asked += 1

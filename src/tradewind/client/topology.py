@@ -1,26 +1,28 @@
-"""The slot map: which node owns which of the 16,384 slots, as plain data.
+"""The slot map: which node owns which of the 16,384 slots, as plain data, and where it comes from.
 
 Source of the reply's form: https://redis.io/docs/latest/commands/cluster-slots/
 """
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
+
+from redis.exceptions import AskError, ResponseError
 
 SLOT_COUNT = 16384
 AddressRemap = Callable[[tuple[str, int]], tuple[str, int]]
 
 
 class Endpoint(NamedTuple):
-    """Where a node listens."""
+    """Where a node listens. With port 0, `host` is the path of a Unix socket."""
 
     host: str
     port: int
 
     @property
     def name(self) -> str:
-        """`host:port`, as redis-py names nodes."""
-        return f"{self.host}:{self.port}"
+        """`host:port`, as redis-py names nodes, or the path."""
+        return f"{self.host}:{self.port}" if self.port else self.host
 
 
 @dataclass(frozen=True)
@@ -85,3 +87,52 @@ def resolve_endpoint(host: Any, port: int, asked: Endpoint, remap: AddressRemap 
     text = host.decode() if isinstance(host, bytes) else host
     endpoint = Endpoint(asked.host if text in (None, "", "?") else str(text), port or asked.port)
     return Endpoint(*remap(endpoint)) if remap is not None else endpoint
+
+
+class Topology(Protocol):
+    """How a slot map is learnt: what is asked, and what the answers mean."""
+
+    question: tuple[str, ...]
+    unready: str  # the beginning of the sentence that says that nobody answered
+
+    def slot_map(self, reply: Any, asked: Endpoint) -> SlotMap:
+        """The map from the raw reply of the node at `asked`. Raises ValueError for one of another form."""
+
+    def redirected(self, error: AskError, asked: Endpoint) -> Endpoint:
+        """Where a MOVED or ASK of the node at `asked` leads. Raises what the caller must be told instead."""
+
+
+class ClusterTopology:
+    """Nodes of a cluster know who owns what, and say so in redirects."""
+
+    question: tuple[str, ...] = ("CLUSTER SLOTS",)
+    unready = "no node could tell the slot map"
+
+    def __init__(self, address_remap: AddressRemap | None = None) -> None:
+        self._address_remap = address_remap
+
+    def slot_map(self, reply: Any, asked: Endpoint) -> SlotMap:
+        """See `parse_cluster_slots`."""
+        return parse_cluster_slots(reply, asked, self._address_remap)
+
+    def redirected(self, error: AskError, asked: Endpoint) -> Endpoint:
+        """The node that is named, under the address by which this client reaches it."""
+        return resolve_endpoint(error.host, error.port, asked, self._address_remap)
+
+
+class OneServer:
+    """A single server has all slots, so nobody needs to compute one. It is only asked whether it is there."""
+
+    question: tuple[str, ...] = ("PING",)
+    unready = "the server does not serve"
+
+    def slot_map(self, _reply: Any, asked: Endpoint) -> SlotMap:
+        """Constant."""
+        return SlotMap((SlotRange(0, SLOT_COUNT - 1, asked),))
+
+    def redirected(self, error: AskError, asked: Endpoint) -> Endpoint:
+        """Nowhere: only a node of a cluster redirects."""
+        raise ResponseError(
+            f"{asked.name} is a node of a cluster and owns only some of the keys ({type(error).__name__} "
+            f"{error}): use tradewind.RedisCluster"
+        ) from error
