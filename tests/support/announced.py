@@ -41,6 +41,10 @@ class AnnouncedCluster:
         """The proxy that listens on `port`, as the client names its node."""
         return self.network.on_port(port)
 
+    def real_port(self, port: int) -> int:
+        """The server's own, behind the proxy on `port`."""
+        return self.proxy_of(port).server_port
+
     async def __aenter__(self) -> "AnnouncedCluster":
         await self.network.__aenter__()
         for bus in self.buses.values():
@@ -99,6 +103,11 @@ class AnnouncedCluster:
             bus.is_mute = lambda link, target=target: (link.opening[SENDER] == alone) != (target == port)
         for target, proxy in self.network.proxies.items():
             proxy.is_mute = _is_replication if target == port else _is_nobody
+
+    def silence_all_but(self, port: int) -> None:
+        """Clients reach no other server than the one on this (real) port: they are on its side."""
+        for target, proxy in self.network.proxies.items():
+            proxy.silent_down = proxy.silent_up = target != port
 
     def mend(self) -> None:
         """Everybody hears everybody again; what was lost on a connection ended it."""
