@@ -1,8 +1,8 @@
 """A lane against a scripted server, without I/O: thousands of seeded runs.
 
 Every caller must get its own reply or an honest error, whatever happens: cancelled callers, split and merged
-replies, pushes, error replies, texts that do not decode, resets, garbage. A failing run prints its seed;
-`run(seed)` repeats it.
+replies, pushes, error replies, texts that do not decode, transactions, resets, garbage. A failing run prints
+its seed; `run(seed)` repeats it.
 """
 
 import random
@@ -13,13 +13,15 @@ from unittest.mock import patch
 
 import hiredis
 import pytest
+from redis.exceptions import ClusterDownError, MovedError, ResponseError
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import MovedError, ResponseError
 
 from tests.support.tickets import Ticket
 from tradewind.client import lane as lane_module
 from tradewind.client.command import Command, pack
 from tradewind.client.lane import Lane, LaneState, server_error
+from tradewind.client.policy import Verdict, judge
+from tradewind.client.transaction import Transaction
 
 SEEDS = 5000
 SOAK_SEEDS = 300_000
@@ -34,6 +36,8 @@ class Server:
         self.asking_before: dict[bytes, bool] = {}
         self._reader = hiredis.Reader()
         self._asking = False
+        self._queued: list[list[bytes]] | None = None  # since MULTI
+        self._refused = False
 
     def replies_to(self, data: bytes) -> bytes:
         self._reader.feed(data)
@@ -46,6 +50,39 @@ class Server:
         if request[0] == b"ASKING":
             self._asking = True
             return b"+OK\r\n"
+        if request[0] == b"MULTI":
+            assert self._queued is None, "a transaction in a transaction"
+            self._queued, self._refused = [], False
+            return b"+OK\r\n"
+        if request[0] == b"EXEC":
+            return self._execute()
+        if self._queued is not None:
+            return self._queue(request)
+        return self._run(request)
+
+    def _queue(self, request: list[bytes]) -> bytes:
+        assert self._queued is not None
+        if request[1].startswith(b"refused"):
+            self._refused = True
+            return b"-ERR " + request[1] + b"\r\n"
+        self._queued.append(request)
+        return b"+QUEUED\r\n"
+
+    def _execute(self) -> bytes:
+        assert self._queued is not None, "EXEC without MULTI"
+        queued, self._queued = self._queued, None
+        if self._refused:
+            self._asking = False
+            return b"-EXECABORT Transaction discarded because of previous errors.\r\n"
+        asking = self._asking
+        replies = b""
+        for request in queued:
+            self._asking = asking  # for the whole transaction
+            replies += self._run(request)
+        self._asking = False
+        return b"*%d\r\n%s" % (len(queued), replies)
+
+    def _run(self, request: list[bytes]) -> bytes:
         name = request[1]
         self.ran.append(name)
         self.asking_before[name], self._asking = self._asking, False
@@ -71,6 +108,7 @@ class World:
         self.to_client = b""
         self.in_flight = self.in_flight_bytes = 0
         self.commands: list[Command] = []
+        self.transactions: dict[bytes, list[bytes]] = {}  # the commands in each
         self.unsent: list[Command] = []
         self.sent_and_lost: list[Command] = []
         self.pushes = 0
@@ -90,16 +128,15 @@ class World:
         self._left(count, size_bytes)
 
     def on_error_reply(self, _lane: Lane, command: Command, error: Exception) -> None:
-        if command.name != "ASKING":
-            command.fail(error)
+        command.fail(error)
 
     def on_lost(self, _lane: Lane, sent: list[Command], unsent: list[Command], error: Exception) -> None:
         everybody = [*sent, *unsent]
         self._left(len(everybody), sum(len(command.packed) for command in everybody))
-        self.sent_and_lost += [command for command in sent if command.name != "ASKING"]
-        self.unsent += [command for command in unsent if command.name != "ASKING"]
+        self.sent_and_lost += [command for command in sent if command.part_of is None]
+        self.unsent += [command for command in unsent if command.part_of is None]
         for command in everybody:
-            if command.name != "ASKING":
+            if command.part_of is None:
                 command.fail(error)
 
     def on_push(self, _lane: Lane, message: list[Any] | Exception) -> None:
@@ -121,11 +158,24 @@ class World:
         packed = pack(("ECHO", name, "x" * self.rng.randrange(40)))
         command = Command("ECHO", packed, cast(Any, Ticket(name)), 0, False, 0.0, 1e9)
         command.raw = kind == "raw"
+        self._submit(command)
+
+    def transact(self) -> None:
+        count = self.rng.randrange(5)
+        kinds = self.rng.choices(["text", "array", "error", "refused"], [10, 3, 3, 1], k=count)
+        name = f"transaction:{len(self.commands)}"
+        names = [f"{kind}:{len(self.commands)}:{number}" for number, kind in enumerate(kinds)]
+        packed = [pack(("ECHO", name)) for name in names]
+        self.transactions[name.encode()] = [name.encode() for name in names]
+        self._submit(Transaction(packed, cast(Any, Ticket(name)), 0, False, 0.0, 1e9))
+
+    def _submit(self, command: Command) -> None:
         command.asking = self.rng.random() < 0.1
         self.commands.append(command)
-        self.in_flight += 2 if command.asking else 1
-        self.in_flight_bytes += len(packed) + (len(pack(("ASKING",))) if command.asking else 0)
-        self.lane.submit(command)
+        row = command.row()
+        self.in_flight += len(row)
+        self.in_flight_bytes += sum(len(item.packed) for item in row)
+        self.lane.submit_row(row)
 
     def open(self) -> None:
         if self.lane.state is LaneState.NEW:
@@ -170,8 +220,9 @@ class World:
 
     def run(self) -> None:
         steps = [
-            self.submit, self.submit, self.submit, self.turn, self.turn, self.cancel, self.server_reads,
-            self.server_reads, self.deliver, self.deliver, self.deliver, self.push, self.reset, self.garbage,
+            self.submit, self.submit, self.submit, self.transact, self.turn, self.turn, self.cancel,
+            self.server_reads, self.server_reads, self.deliver, self.deliver, self.deliver, self.push,
+            self.reset, self.garbage,
         ]  # fmt: skip
         if self.rng.random() < 0.7:
             self.open()
@@ -198,9 +249,14 @@ class World:
         assert self.lane.load == 0
         assert self.pushed <= self.pushes
         for command in self.commands:
-            self._check_command(command)
+            if isinstance(command, Transaction):
+                self._check_transaction(command)
+            else:
+                self._check_command(command)
         order = {name: index for index, name in enumerate(self.server.ran)}
-        sent_order = [order[name] for name in map(_name, self.commands) if name in order]
+        names_of = [self.transactions.get(name, [name]) for name in map(_name, self.commands)]
+        submitted = [name for names in names_of for name in names]
+        sent_order = [order[name] for name in submitted if name in order]
         assert sent_order == sorted(sent_order), "they ran in another order than they were submitted"
 
     def _check_command(self, command: Command) -> None:
@@ -223,6 +279,31 @@ class World:
                 assert isinstance(ticket.value, UnicodeDecodeError)
             else:
                 assert str(ticket.value) == name.decode(), f"{ticket} got a stranger's error"
+
+    def _check_transaction(self, command: Transaction) -> None:
+        ticket, names = cast(Any, command.future), self.transactions[_name(command)]
+        ran = self.server.ran
+        first = ran.index(names[0]) if names and names[0] in ran else None
+        assert ticket.done(), f"{ticket} was told nothing"
+        if first is None:
+            assert not set(names) & set(ran), f"{ticket} ran in part"
+        else:
+            assert ran[first : first + len(names)] == names, f"{ticket}: something came between"
+            assert {self.server.asking_before[name] for name in names} == {command.asking}
+        refused = [name for name in names if name.startswith(b"refused")]
+        if command in self.unsent:
+            assert first is None, f"{ticket} is said to be unsent, and ran"
+        elif command in self.sent_and_lost:
+            assert isinstance(ticket.value, RedisConnectionError | None)
+        elif ticket.state == "answered":
+            assert not refused
+            for name, value in zip(names, ticket.value, strict=True):
+                expected = name.decode() if name.startswith(b"error") else self._expected(name)
+                assert (str(value) if isinstance(value, ResponseError) else value) == expected
+        elif ticket.state == "failed":
+            assert first is None
+            assert str(ticket.value) == refused[0].decode(), f"{ticket} got a stranger's error"
+            assert names[(command.refused_number(ticket.value) or 0) - 1] == refused[0]
 
     def _expected(self, name: bytes) -> Any:
         kind = name.split(b":")[0]
@@ -284,11 +365,22 @@ class Quiet(World):
 
     def ask(self, name: str, *, asking: bool = False) -> Command:
         command = Command("ECHO", pack(("ECHO", name)), cast(Any, Ticket(name)), 0, False, 0.0, 1e9)
+        return self.put(command, asking=asking)
+
+    def put(self, command: Command, *, asking: bool = False) -> Command:
         command.asking = asking
         self.commands.append(command)
-        self.in_flight += 2 if asking else 1
-        self.in_flight_bytes += len(command.packed) + (len(pack(("ASKING",))) if asking else 0)
-        self.lane.submit(command)
+        row = command.row()
+        self.in_flight += len(row)
+        self.in_flight_bytes += sum(len(item.packed) for item in row)
+        self.lane.submit_row(row)
+        return command
+
+    def transaction(self, *names: str, asking: bool = False) -> Transaction:
+        command = Transaction(
+            [pack(("ECHO", name)) for name in names], cast(Any, Ticket("/".join(names))), 0, False, 0.0, 1e9
+        )
+        self.put(command, asking=asking)
         return command
 
 
@@ -316,6 +408,66 @@ def test_a_cancelled_caller_takes_its_asking_with_it() -> None:
     world.turn()
     assert b"ASKING" not in world.written[0]
     assert b"stranger" in world.written[0]
+
+
+def test_a_transaction_is_written_whole_between_two_strangers() -> None:
+    world = Quiet()
+    world.ask("before")
+    transaction = world.transaction("a", "b", asking=True)
+    world.ask("after")
+    world.turn()
+    words = [b"ECHO", b"ASKING", b"MULTI", b"ECHO", b"ECHO", b"EXEC", b"ECHO"]
+    assert [request[0] for request in requests(world.written[0])] == words
+    world.lane.feed(world.server.replies_to(world.written[0]))
+    assert cast(Any, transaction.future).value == [b"a", b"b"]
+    assert world.in_flight == world.in_flight_bytes == 0
+
+
+def test_a_transaction_whose_caller_has_gone_is_not_written_at_all() -> None:
+    world = Quiet()
+    world.transaction("a", "b").future.cancel()
+    world.ask("after")
+    world.turn()
+    assert [request[0] for request in requests(world.written[0])] == [b"ECHO"]
+    assert world.in_flight == 1
+
+
+def test_the_first_refusal_is_why_a_transaction_was_aborted() -> None:
+    world = Quiet()
+    transaction = world.transaction("a", "refused:b", "refused:c")
+    world.turn()
+    world.lane.feed(world.server.replies_to(world.written[0]))
+    error = cast(Any, transaction.future).value
+    assert str(error) == "refused:b"
+    assert transaction.refused_number(error) == 2
+    assert not world.server.ran
+
+
+def test_a_transaction_without_a_refusal_is_aborted_for_the_reason_that_the_server_quotes() -> None:
+    world = Quiet()
+    transaction = world.transaction("a")
+    world.turn()
+    world.lane.feed(
+        b"+OK\r\n+QUEUED\r\n-EXECABORT Transaction discarded because of: CLUSTERDOWN Hash slot not served\r\n"
+    )
+    assert isinstance(cast(Any, transaction.future).value, ClusterDownError)
+
+
+def test_a_refused_multi_is_told_as_what_it_is() -> None:
+    """Nothing keeps the commands behind it from running; so the transaction is never tried again."""
+    world = Quiet()
+    transaction = world.transaction("a")
+    world.turn()
+    world.lane.feed(b"-LOADING please wait\r\n$1\r\na\r\n-ERR EXEC without MULTI\r\n")
+    error = cast(Any, transaction.future).value
+    assert "ran one by one" in str(error)
+    assert judge(error) is Verdict.FAIL
+
+
+def requests(data: bytes) -> list[list[bytes]]:
+    reader = hiredis.Reader()
+    reader.feed(data)
+    return list(iter(reader.gets, False))
 
 
 def test_a_reply_that_nobody_asked_for_ends_the_connection() -> None:

@@ -26,6 +26,8 @@ class Command:
     committer: "Committer | None" = None  # goes in a durable batch
     raw = False  # its reply stays undecoded
     asking = False  # ASKING goes right before it
+    is_block = False  # more goes right before it: see `row`
+    part_of: "Command | None" = None  # goes right before that one, and shares its fate
     attempts = 0
     redirects = 0
 
@@ -52,30 +54,56 @@ class Command:
         if not self.future.done():
             self.future.set_exception(error)
 
+    def row(self) -> "list[Command]":
+        """The command behind all that must stand right before it: on the wire nothing may come between.
+
+        ASKING holds for the next command, or for MULTI and all up to its EXEC. Source: Redis Cluster
+        specification, "ASK redirection"; `resetClient` in the servers' networking.c.
+        """
+        return [part(self, -1, "ASKING", ASKING_PACKED), self] if self.asking else [self]
+
+    def shadow(self, future: "asyncio.Future[Any]") -> "Command":
+        """The same to be sent, for somebody else who waits: as long as it takes, and for one try."""
+        shadow = Command(self.name, self.packed, future, self.slot, False, self.created_s, float("inf"))
+        shadow.raw, shadow.asking = self.raw, self.asking
+        return shadow
+
+    def part_refused(self, _number: int, _error: BaseException) -> None:
+        """A part was answered with an error. If it matters, the command's own reply says so again."""
+
+    def cause(self, error: Exception) -> Exception:
+        """Why the command was answered with `error`: mostly `error` itself."""
+        return error
+
     def __repr__(self) -> str:
         return f"<Command {self.name} slot={self.slot} attempts={self.attempts}>"
 
 
-class _NobodyWaits:
-    """Stands where a future would: for a command that is sent for its effect on the connection."""
+class _PartFuture:
+    """In the place of a part's future: nobody waits for it; it is done when the whole command's caller is."""
+
+    __slots__ = ("_number", "_whole")
+
+    def __init__(self, whole: Command, number: int) -> None:
+        self._whole = whole
+        self._number = number
 
     def done(self) -> bool:
-        return False
+        return self._whole.future.done()
 
     def set_result(self, _reply: object) -> None:
         return None
 
-    def set_exception(self, _error: BaseException) -> None:
-        return None
+    def set_exception(self, error: BaseException) -> None:
+        self._whole.part_refused(self._number, error)
 
 
-def asking_command(command: Command) -> Command:
-    """ASKING, which must stand right before the `command` that it is for: it holds for one command only.
-
-    Source: Redis Cluster specification, "ASK redirection".
-    """
-    nobody = cast("asyncio.Future[Any]", _NobodyWaits())
-    return Command("ASKING", ASKING_PACKED, nobody, -1, False, command.created_s, command.deadline)
+def part(whole: Command, number: int, name: str, packed: bytes) -> Command:
+    """A command that goes right before `whole`, to whose owner it says nothing but `part_refused`."""
+    future = cast("asyncio.Future[Any]", _PartFuture(whole, number))
+    command = Command(name, packed, future, whole.slot, False, whole.created_s, whole.deadline)
+    command.part_of = whole
+    return command
 
 
 def pack(args: tuple[Any, ...]) -> bytes:

@@ -58,18 +58,9 @@ def exclusive_request(lane: Lane, command: Command) -> "asyncio.Future[Any]":
     So the caller is told only when more than the reply is known: a barrier, or that no other try is left.
     """
     future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-    shadow = Command(
-        command.name,
-        command.packed,
-        future,
-        command.slot,
-        False,
-        command.created_s,
-        float("inf"),
-    )
-    shadow.raw = command.raw
-    shadow.asking, command.asking = command.asking, False
-    lane.submit(shadow)
+    shadow = command.shadow(future)
+    command.asking = False
+    lane.submit_row(shadow.row())
     return future
 
 

@@ -21,7 +21,7 @@ from redis._parsers.base import BaseParser
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import InvalidResponse, NoPermissionError, ResponseError
 
-from tradewind.client.command import Command, asking_command
+from tradewind.client.command import Command
 
 PUSH = hiredis.PushNotification
 NOT_ENOUGH = object()
@@ -47,10 +47,10 @@ class LaneOwner(Protocol):
         """`count` commands left the lane: answered, or dropped unsent because their callers had gone."""
 
     def on_error_reply(self, lane: "Lane", command: Command, error: Exception) -> None:
-        """The server answered `command` with an error."""
+        """The server answered `command` with an error. Never about a part of another command."""
 
     def on_lost(self, lane: "Lane", sent: list[Command], unsent: list[Command], error: Exception) -> None:
-        """The connection is gone. `sent` may have run; `unsent` have not."""
+        """The connection ended. `sent` may have run, `unsent` have not; parts of commands are among them."""
 
     def on_push(self, lane: "Lane", message: list[Any] | Exception) -> None:
         """A RESP3 push message or, on a listening lane, an error: what belongs to no command."""
@@ -167,19 +167,20 @@ class Lane:
 
     def submit(self, command: Command) -> None:
         """Queue a command behind all others; it is written at the end of this turn of the loop."""
+        self.submit_row([command])
+
+    def submit_row(self, row: list[Command]) -> None:
+        """Queue a command and its parts (see `Command.row`): written together, or not at all."""
         if self.state is LaneState.CLOSED:
-            unsent = [asking_command(command), command] if command.asking else [command]
-            self.owner.on_lost(self, [], unsent, RedisConnectionError(f"{self.name} is closed"))
+            self.owner.on_lost(self, [], row, RedisConnectionError(f"{self.name} is closed"))
             return
-        if command.asking:
-            self.outbox.append(asking_command(command))
-        self._raw_count += command.raw
-        self.outbox.append(command)
+        self._raw_count += row[-1].raw
+        self.outbox += row
         if not self._flush_scheduled and self.state is LaneState.OPEN:
             self.schedule_flush()
 
     def submit_plain(self, command: Command) -> None:
-        """`submit` for a lane known to be open and a command that is neither asking nor raw: the hot path."""
+        """`submit` for a lane known to be open and a command without parts that is not raw: the hot path."""
         self.outbox.append(command)
         if not self._flush_scheduled:
             self.schedule_flush()
@@ -201,9 +202,9 @@ class Lane:
             return
         batch, self.outbox = self.outbox, []
         packed = [command.packed for command in batch if not command.future.done()]
-        if len(packed) != len(batch):
-            batch, gone = _split_gone(batch)
-            packed = [command.packed for command in batch]
+        if len(packed) != len(batch):  # a part goes with its command: their callers are one
+            gone = [command for command in batch if command.future.done()]
+            batch = [command for command in batch if not command.future.done()]
             self._raw_count -= sum(command.raw for command in gone)
             self.owner.on_answered(self, len(gone), sum(len(command.packed) for command in gone))
         if not batch:
@@ -271,7 +272,7 @@ class Lane:
                 answered += 1
                 size_bytes += len(command.packed)
                 if isinstance(reply, Exception):
-                    self.owner.on_error_reply(self, command, reply)
+                    self._refused(command, reply)
                 else:
                     try:  # noqa: SIM105  # suppress() would cost more than all else here
                         command.future.set_result(reply)
@@ -283,6 +284,12 @@ class Lane:
             if answered:
                 self.last_answered_s = self.last_heard_s
                 self.owner.on_answered(self, answered, size_bytes)
+
+    def _refused(self, command: Command, error: Exception) -> None:
+        if command.part_of is not None:
+            command.future.set_exception(error)
+        else:
+            self.owner.on_error_reply(self, command, command.cause(error))
 
     def _is_message(self, reply: Any) -> bool:
         """Whether this belongs to no command. Raises InvalidResponse if it may not be there at all."""
@@ -335,23 +342,6 @@ class Lane:
             f"<Lane {self.name} {self.state.name.lower()} in_flight={len(self.in_flight)} "
             f"queued={len(self.outbox)}>"
         )
-
-
-def _split_gone(outbox: list[Command]) -> tuple[list[Command], list[Command]]:
-    """Those whose callers still wait, and those whose callers have gone, each ASKING with its own command.
-
-    An ASKING left alone would hold for a stranger's command behind it, and let the importing node answer it.
-    """
-    wanted: list[Command] = []
-    gone: list[Command] = []
-    for command in outbox:
-        if not command.future.done():
-            wanted.append(command)
-            continue
-        if command.asking:
-            gone.append(wanted.pop())
-        gone.append(command)
-    return wanted, gone
 
 
 class LaneProtocol(asyncio.Protocol):

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 from redis.exceptions import ConnectionError as RedisConnectionError
 
-from tradewind.client.command import ASKING_PACKED, Command
+from tradewind.client.command import Command
 from tradewind.client.connect import ConnectionSettings, open_lane
 from tradewind.client.dedicated import DedicatedConnections
 from tradewind.client.errors import (
@@ -107,7 +107,7 @@ class Node:
 
     def submit(self, command: Command) -> None:
         """Send on a lane now if there is room, else wait in line. The waiter is told whatever happens."""
-        if not (command.asking or command.raw):
+        if not (command.asking or command.is_block or command.raw):
             self.submit_plain(command)
         elif self._preferred is not None and not self.waiting and self._has_room():
             self._send(self._preferred, command)
@@ -115,7 +115,7 @@ class Node:
             self._wait_in_line(command)
 
     def submit_plain(self, command: Command) -> None:
-        """`submit` for a command that is neither asking nor raw: the hot path."""
+        """`submit` for a command that has no parts and is not raw: the hot path."""
         lane = self._preferred
         if (
             lane is not None
@@ -133,12 +133,10 @@ class Node:
         return self.in_flight < self._in_flight_max and self.in_flight_bytes < self._in_flight_bytes_max
 
     def _send(self, lane: Lane, command: Command) -> None:
-        self.in_flight += 1
-        self.in_flight_bytes += len(command.packed)
-        if command.asking:  # a command of its own on the wire, with a reply of its own
-            self.in_flight += 1
-            self.in_flight_bytes += len(ASKING_PACKED)
-        lane.submit(command)
+        row = command.row()  # each a command of its own on the wire, with a reply of its own
+        self.in_flight += len(row)
+        self.in_flight_bytes += sum([len(item.packed) for item in row])
+        lane.submit_row(row)
 
     def _wait_in_line(self, command: Command) -> None:
         if self._closed is not None:
@@ -268,8 +266,7 @@ class Node:
             self._admit_waiting()
 
     def on_error_reply(self, _lane: Lane, command: Command, error: Exception) -> None:
-        if command.name != "ASKING":
-            self._owner.on_error_reply(self, command, error)
+        self._owner.on_error_reply(self, command, error)
 
     def on_lost(self, lane: Lane, sent: list[Command], unsent: list[Command], error: Exception) -> None:
         """What was not sent goes back to the head of the line, in order; the owner decides on the rest."""
@@ -281,9 +278,9 @@ class Node:
         self.last_error = str(error)
         self.in_flight -= len(sent) + len(unsent)
         self.in_flight_bytes -= sum(len(command.packed) for command in (*sent, *unsent))
-        self.waiting.extendleft(c for c in reversed(unsent) if c.name != "ASKING")
+        self.waiting.extendleft(c for c in reversed(unsent) if c.part_of is None)
         self._choose_preferred()
-        self._owner.on_lost(self, [c for c in sent if c.name != "ASKING"], error)
+        self._owner.on_lost(self, [c for c in sent if c.part_of is None], error)
         if self.waiting and self._preferred is None:
             self._ensure_lane()
         else:
@@ -337,11 +334,7 @@ class Node:
     def has_expired(self, now_s: float) -> bool:
         """Somebody's deadline has passed and nobody has told them yet."""
         queues = [self.waiting, *(lane.in_flight for lane in self._lanes)]
-        return any(
-            c.deadline <= now_s and not c.future.done() and c.name != "ASKING"
-            for queue in queues
-            for c in queue
-        )
+        return any(c.deadline <= now_s and not c.future.done() for queue in queues for c in queue)
 
     def heard_since(self, time_s: float) -> bool:
         """Something has come from the server since then."""
@@ -384,7 +377,7 @@ class Node:
             if lane.has_more:
                 continue  # replies are here: they come first
             for command in lane.in_flight:
-                if command.deadline <= now_s and not command.future.done() and command.name != "ASKING":
+                if command.deadline <= now_s and not command.future.done() and command.part_of is None:
                     self._owner.tell(command, self._unanswered(command, stalled_s))
 
     def _waited_too_long(self, command: Command) -> Exception:
