@@ -8,7 +8,7 @@ import asyncio
 import functools
 import time
 from abc import abstractmethod
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from typing import TYPE_CHECKING, Any, Self
 
 import hiredis
@@ -23,15 +23,15 @@ from tradewind.client.command import Command, pack
 from tradewind.client.commit import Committer
 from tradewind.client.errors import ClientClosed, ClusterNotReady, SharedConnectionError
 from tradewind.client.node import Node
-from tradewind.client.policy import Limits, Timeouts
+from tradewind.client.policy import Limits, RetryPolicy, Timeouts
 from tradewind.client.router import Router
 from tradewind.client.settings import connection_settings
 from tradewind.client.stats import ClientStats
 from tradewind.client.subscription import MessageHandler, ShardedSubscription
 
-COMMAND_TIMEOUT_S = 5.0
 CONNECT_TIMEOUT_S = 5.0
-CONNECTIONS_MAX = 100  # per node, as redis-py 8
+# Of redis-py's arguments, whatever its release: 7 has neither a deadline nor a cap, nor looks for dead peers.
+OWN_DEFAULTS: Mapping[str, Any] = {"socket_timeout": 5, "max_connections": 100, "socket_keepalive": True}
 CATALOG_ANSWER_S = 5.0
 SLOTS_CACHED_MAX = 4096
 REPLY_SKIP_PACKED = pack(("CLIENT REPLY", "SKIP"))  # holds for the next command only
@@ -60,7 +60,7 @@ class ClientCore:
         lanes: int,
         in_flight_max: int,
         in_flight_bytes_max: int,
-        retry_always: bool,
+        retry: RetryPolicy,
     ) -> None:
         """The rest of a constructor: `connection_kwargs` are what redis-py's has made of its arguments."""
         timeout = connection_kwargs.get("socket_timeout")
@@ -78,7 +78,7 @@ class ClientCore:
             silence_s=30.0 if timeout is None else max(float(timeout), SILENCE_S_MIN),
         )
         self._settings = connection_settings(connection_kwargs)
-        self._retry_always = retry_always
+        self._retry_policy = retry
         self._initialize = True
         self._router: Router | None = None
         self._hot_router: Router | None = None  # for GET and SET without options; None where they need more
@@ -130,7 +130,6 @@ class ClientCore:
 
     async def _open(self) -> None:
         router = self._make_router()
-        router.retry_always = self._retry_always
         try:
             await router.start()
             if not self._catalog:

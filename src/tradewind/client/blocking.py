@@ -122,7 +122,7 @@ def _where_next(router: Router, node: Node | None, command: Command, error: Redi
     3. The server answered with an error: as for any command.
     """
     if isinstance(error, ConnectionLost):
-        if error.was_sent and not (command.repeatable or router.retry_always):
+        if error.was_sent and not (command.repeatable or router.retry.always):
             what = f"{command.name} was blocking when its connection ended"
             raise unknown_outcome(what, error) from error
     elif not isinstance(error, NodeUnavailable | ClientClosed):

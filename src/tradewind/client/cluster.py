@@ -14,12 +14,13 @@ from redis.asyncio.cluster import ClusterNode
 from redis.cluster import PRIMARY, REPLICA, SLOT_ID
 from redis.exceptions import RedisClusterException
 
-from tradewind.client.base import COMMAND_TIMEOUT_S, CONNECTIONS_MAX, ClientCore, cached_slot
+from tradewind.client.base import OWN_DEFAULTS, ClientCore, cached_slot
 from tradewind.client.calls import BoundCalls, CallOptions, ClusterCalls, call_each_slot
 from tradewind.client.catalog import CommandSpec, find_keys
 from tradewind.client.node import Node
 from tradewind.client.pipeline import Pipeline
 from tradewind.client.router import Router
+from tradewind.client.settings import named_arguments, retry_policy
 from tradewind.client.topology import SLOT_COUNT, ClusterTopology, Endpoint, SlotMap
 
 
@@ -49,21 +50,22 @@ class RedisCluster(ClientCore, redis.asyncio.RedisCluster):  # type: ignore[misc
         retry: Any = None,
         **kwargs: Any,
     ) -> None:
-        if kwargs.get("read_from_replicas") or kwargs.get("load_balancing_strategy"):
-            raise RedisClusterException(
-                "reading from replicas is not available in this release; leave the option out"
-            )
-        kwargs["retry"] = None if isinstance(retry, str) else retry
-        if len(args) <= 2:  # host and port; redis-py 7 has neither a deadline nor a cap of its own
-            kwargs.setdefault("socket_timeout", COMMAND_TIMEOUT_S)
-            kwargs.setdefault("max_connections", CONNECTIONS_MAX)
-        super().__init__(*args, **kwargs)
+        if retry is not None:
+            kwargs["retry"] = retry
+        given = named_arguments(redis.asyncio.RedisCluster.__init__, args, kwargs)
+        policy = retry_policy(given)
+        if isinstance(given.get("retry"), str):
+            del given["retry"]
+        for name, default in OWN_DEFAULTS.items():
+            given.setdefault(name, default)
+        super().__init__(**given)
+        self._asks_only_given_nodes = not given.get("dynamic_startup_nodes", True)
         self._set_up(
             self.connection_kwargs,
             lanes=lanes,
             in_flight_max=in_flight_max,
             in_flight_bytes_max=in_flight_bytes_max,
-            retry_always=retry == "always",
+            retry=policy,
         )
 
     @classmethod
@@ -82,6 +84,9 @@ class RedisCluster(ClientCore, redis.asyncio.RedisCluster):  # type: ignore[misc
             timeouts=self._timeouts,
             settings=self._settings,
             topology=ClusterTopology(self.nodes_manager.address_remap),
+            retry=self._retry_policy,
+            asks_only_seeds=self._asks_only_given_nodes,
+            refreshes_when_moved=bool(self.reinitialize_steps),
             require_full_coverage=self.nodes_manager.require_full_coverage,
             on_map=self._show_map,
         )

@@ -4,7 +4,7 @@ import asyncio
 import socket
 import ssl
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,11 +16,16 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from tradewind.client.exclusive import EXCLUSIVE_OWNER, ConnectionLost, exclusive_submit
 from tradewind.client.lane import Lane, LaneProtocol
+from tradewind.client.tls import Tls, is_name_mismatch, names_to_check
 from tradewind.client.topology import Endpoint
 
 KEEPALIVE_OPTIONS: Mapping[str, int] = {"TCP_KEEPIDLE": 30, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 3}
 USER_TIMEOUT_MS = (
     15_000  # unacknowledged data this old ends the connection; the kernel's own default is ~15 minutes
+)
+NAME_MISMATCH_ADVICE = (
+    "have the servers announce the names that their certificates are for (cluster-announce-hostname), "
+    "map the addresses with address_remap, or pass ssl_check_hostname=False"
 )
 
 
@@ -36,12 +41,13 @@ class ConnectionSettings:
     database: int = 0
     library: str | None = "tradewind"
     library_version: str | None = None
-    ssl_context: ssl.SSLContext | None = None
+    tls: Tls | None = None
     keepalive: bool = True
     keepalive_options: Mapping[int, int | bytes] | None = None
     encoding: str | None = None
     encoding_errors: str = "strict"
     connect_s: float = 5.0
+    read_bytes_max: int | None = None  # at once; None leaves it to the event loop
 
 
 def new_lane(host: str, port: int, settings: ConnectionSettings) -> Lane:
@@ -56,8 +62,12 @@ def new_lane(host: str, port: int, settings: ConnectionSettings) -> Lane:
     )
 
 
-async def open_lane(host: str, port: int, settings: ConnectionSettings) -> Lane:
+async def open_lane(
+    host: str, port: int, settings: ConnectionSettings, announced_name: str | None = None
+) -> Lane:
     """Connect, shake hands, and return an open lane, still owned by nobody. See `Endpoint` for port 0.
+
+    With TLS the certificate must be made out to `host` or to the name that the server is announced by.
 
     Raises redis.ConnectionError (refused, closed, unresolvable, TLS), redis.TimeoutError (no answer within
     `connect_s`), redis.AuthenticationError or another error of redis-py, each naming the address, and what a
@@ -66,7 +76,9 @@ async def open_lane(host: str, port: int, settings: ConnectionSettings) -> Lane:
     lane = new_lane(host, port, settings)
     try:
         async with asyncio.timeout(settings.connect_s):
-            transport = await _dial(lane, host, port, settings)
+            transport = await _dial(lane, host, port, settings, announced_name)
+            if settings.read_bytes_max is not None and hasattr(transport, "max_size"):
+                transport.max_size = settings.read_bytes_max  # of asyncio's own transports
             _set_socket_options(transport.get_extra_info("socket"), settings)
             await _handshake(lane, settings)
     except BaseException as error:
@@ -78,14 +90,28 @@ async def open_lane(host: str, port: int, settings: ConnectionSettings) -> Lane:
     return lane
 
 
-async def _dial(lane: Lane, host: str, port: int, settings: ConnectionSettings) -> asyncio.BaseTransport:
-    loop = asyncio.get_running_loop()
+async def _dial(
+    lane: Lane, host: str, port: int, settings: ConnectionSettings, announced_name: str | None
+) -> asyncio.BaseTransport:
     if port:
-        transport, _ = await loop.create_connection(
-            lambda: LaneProtocol(lane), host, port, ssl=settings.ssl_context
+        context = await settings.tls.context() if settings.tls else None
+        return await _dial_tcp(lane, host, port, context, names_to_check(host, announced_name))
+    transport, _ = await asyncio.get_running_loop().create_unix_connection(lambda: LaneProtocol(lane), host)
+    return transport
+
+
+async def _dial_tcp(
+    lane: Lane, host: str, port: int, context: ssl.SSLContext | None, names: Sequence[str]
+) -> asyncio.BaseTransport:
+    """With TLS, by the first of the names that the certificate is good for."""
+    try:
+        transport, _ = await asyncio.get_running_loop().create_connection(
+            lambda: LaneProtocol(lane), host, port, ssl=context, server_hostname=names[0] if context else None
         )
-    else:
-        transport, _ = await loop.create_unix_connection(lambda: LaneProtocol(lane), host)
+    except OSError as error:
+        if len(names) > 1 and is_name_mismatch(error):
+            return await _dial_tcp(lane, host, port, context, names[1:])
+        raise
     return transport
 
 
@@ -93,6 +119,8 @@ def _explained(name: str, error: BaseException, settings: ConnectionSettings) ->
     """redis-py's class for what went wrong, with the address in the message."""
     if isinstance(error, TimeoutError):
         return RedisTimeoutError(f"{name}: no connection within {settings.connect_s:g} s")
+    if is_name_mismatch(error):
+        return RedisConnectionError(f"{name}: {error}; {NAME_MISMATCH_ADVICE}")
     if isinstance(error, OSError | UnicodeError | OverflowError):  # the last two: no such host, no such port
         return RedisConnectionError(f"{name}: {getattr(error, 'strerror', None) or error}")
     if isinstance(error, ConnectionLost):

@@ -72,6 +72,7 @@ class Node:
         self.endpoint = endpoint
         self.name = endpoint.name
         self.role = "unknown"
+        self.announced_name: str | None = None  # the host name that the cluster gives for it
         self.in_flight = 0
         self.in_flight_bytes = 0
         self.waiting: deque[Command] = deque()
@@ -192,7 +193,7 @@ class Node:
     async def _dial(self) -> None:
         self.dials += 1
         try:
-            lane = await open_lane(*self.endpoint, self._settings)
+            lane = await open_lane(*self.endpoint, self._settings, self.announced_name)
         except Exception as error:  # whatever it is: also what a credential provider raises
             self._dial_failed(error)
             return
@@ -298,7 +299,7 @@ class Node:
                 raise NodeUnavailable(f"{self.name}: not reachable at the moment: {self.last_error}")
             self.dials += 1
             try:
-                lane = await open_lane(*self.endpoint, self._settings)
+                lane = await open_lane(*self.endpoint, self._settings, self.announced_name)
             except Exception as error:  # as in _dial
                 self._dial_failed(error)
                 raise NodeUnavailable(f"{self.name}: no connection: {self.last_error}") from error

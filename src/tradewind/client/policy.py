@@ -8,6 +8,7 @@ A command that failed is in one of three states (docs/client.md, "Retries"):
 """
 
 import random
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
 
@@ -112,6 +113,26 @@ def backoff_s(
     Source: M. Brooker, "Exponential Backoff And Jitter", AWS Architecture Blog, 2015.
     """
     return rng.uniform(0, min(cap_s, base_s * 2.0 ** min(attempt, 30)))
+
+
+@dataclass(frozen=True)
+class RetryPolicy:
+    """How often, how fast and after what a command is tried again; always within its deadline.
+
+    `always`: also writes that were sent and have no reply, which may then run twice. `tries_max` counts the
+    tries after a pause; redirects that are followed at once are none. `errors` are error replies after which
+    what is repeatable is tried again, beside those that mean that nothing was executed. `delay_s` gives the
+    pause in seconds before the n-th try, in place of `backoff_s`.
+    """
+
+    always: bool = False
+    tries_max: float = float("inf")
+    errors: tuple[type[Exception], ...] = ()
+    delay_s: Callable[[int], float] | None = None
+
+    def pause_s(self, attempt: int, rng: random.Random) -> float:
+        """The pause before this try, the first of which is 1."""
+        return backoff_s(attempt, rng) if self.delay_s is None else float(self.delay_s(attempt))
 
 
 def unknown_outcome(what: str, error: Exception) -> OutcomeUnknown:

@@ -20,7 +20,15 @@ from tradewind.client.connect import ConnectionSettings
 from tradewind.client.errors import ClientClosed, ClusterNotReady, NodeUnavailable
 from tradewind.client.exclusive import ConnectionLost
 from tradewind.client.node import Node
-from tradewind.client.policy import Limits, Timeouts, Verdict, backoff_s, judge, unknown_outcome
+from tradewind.client.policy import (
+    Limits,
+    RetryPolicy,
+    Timeouts,
+    Verdict,
+    backoff_s,
+    judge,
+    unknown_outcome,
+)
 from tradewind.client.refresh import ANSWER_S, Refresher
 from tradewind.client.stats import ClientStats
 from tradewind.client.topology import (
@@ -34,13 +42,18 @@ from tradewind.client.watchdog import Watchdog, Watched
 if TYPE_CHECKING:
     from tradewind.client.commit import Committer
 
+DEFAULT_RETRY = RetryPolicy()
 START_BACKOFF_BASE_S = 0.05
 ASKED_MAX = 6  # nodes asked in one refresh, besides the original endpoints
 DEMOTED_GRACE_S = 1.0  # a demoted node tells who blocks there; after that they are told by us
 
 
 class Router:
-    """One cluster, or one server. Not thread safe; belongs to one event loop."""
+    """One cluster, or one server. Not thread safe; belongs to one event loop.
+
+    `asks_only_seeds`: nodes that are not among the given addresses are not asked for the slot map.
+    `refreshes_when_moved`: a MOVED is news about its own slot, and reason to learn the whole map anew.
+    """
 
     def __init__(
         self,
@@ -50,6 +63,9 @@ class Router:
         timeouts: Timeouts,
         settings: ConnectionSettings,
         topology: Topology,
+        retry: RetryPolicy = DEFAULT_RETRY,
+        asks_only_seeds: bool = False,
+        refreshes_when_moved: bool = True,
         require_full_coverage: bool = True,
         on_map: Callable[[SlotMap], None] = lambda _map: None,
         rng: random.Random | None = None,
@@ -62,12 +78,14 @@ class Router:
         self.nodes: dict[Endpoint, Node] = {}
         self.committers: list[Committer] = []
         self.on_map = [on_map]
-        self.retry_always = False
+        self.retry = retry
         self.closed = False
         self.commands = self.moved = self.asked = self.retries = self.refreshes = 0
         self.errors: Counter[str] = Counter()
         self._settings = settings
         self._topology = topology
+        self._asks_only_seeds = asks_only_seeds
+        self._refreshes_when_moved = refreshes_when_moved
         self._require_full_coverage = require_full_coverage
         self._rng = rng or random.Random()
         self._parked: deque[Command] = deque()  # no node owns their slot at the moment
@@ -120,7 +138,10 @@ class Router:
         try:
             target = self.learn(node, command, error)
         except Exception as answer:  # of redis-py, or UnicodeDecodeError
-            self.tell(command, answer)
+            if command.repeatable and isinstance(answer, self.retry.errors):
+                self.retry_later(command, answer)
+            else:
+                self.tell(command, answer)
             return
         if target is None or target is node:
             self.retry_later(command, error)
@@ -140,7 +161,7 @@ class Router:
         verdict = judge(error)
         if verdict is Verdict.FAIL:
             raise error
-        if verdict is not Verdict.RETRY and verdict is not Verdict.ASK:
+        if verdict is Verdict.RETRY_AND_REFRESH or (verdict is Verdict.MOVED and self._refreshes_when_moved):
             self.refresh_soon()
         if node is not None and isinstance(error, ReadOnlyError):
             node.renew_connections()
@@ -177,7 +198,7 @@ class Router:
 
     def lost(self, node_name: str, command: Command, error: Exception) -> None:
         """The command was sent and its connection ended without a reply."""
-        if command.repeatable or self.retry_always:
+        if command.repeatable or self.retry.always:
             self.retry_later(command, error)
         else:
             what = f"{node_name}: {command.name} was sent and its connection ended"
@@ -210,10 +231,10 @@ class Router:
         command.asking = False
         loop = asyncio.get_running_loop()
         now_s = loop.time()
-        due_s = now_s + backoff_s(command.attempts, self._rng)
+        due_s = now_s + self.retry.pause_s(command.attempts, self._rng)
         if command.slot >= 0:
             due_s = max(due_s, self._slot_tries.get(command.slot, 0.0) + 1e-6)
-        if self.closed or time.monotonic() + due_s - now_s >= command.deadline:
+        if self._is_last(command, due_s - now_s):
             self.tell(command, self._last_word(command, error))
             return
         self.retries += 1
@@ -231,14 +252,19 @@ class Router:
         """The same for a command that runs in a task of its own: sleep, or raise if the deadline is near."""
         command.attempts += 1
         command.asking = False
-        delay_s = backoff_s(command.attempts, self._rng)
-        if self.closed or time.monotonic() + delay_s >= command.deadline:
+        delay_s = self.retry.pause_s(command.attempts, self._rng)
+        if self._is_last(command, delay_s):
             raise self._last_word(command, error)
         self.retries += 1
         await asyncio.sleep(delay_s)
 
+    def _is_last(self, command: Command, delay_s: float) -> bool:
+        """There is no other try: too many already, or no time for it."""
+        late = time.monotonic() + delay_s >= command.deadline
+        return self.closed or late or command.attempts > self.retry.tries_max
+
     def _last_word(self, command: Command, error: Exception) -> Exception:
-        """What the caller is told when there is no time for another try."""
+        """What the caller is told when there is no other try."""
         if self.closed:
             return ClientClosed(f"the client is closed; {error}")
         if isinstance(error, ConnectionLost):
@@ -285,6 +311,8 @@ class Router:
 
     def _to_ask(self) -> list[Node]:
         """Known nodes in random order, connected and answering ones first, then the original endpoints."""
+        if self._asks_only_seeds:
+            return [self.node(seed) for seed in self.seeds]
         now_s = time.monotonic()
         known = [self.nodes[endpoint] for endpoint, _ in self.slot_map.endpoints() if endpoint in self.nodes]
         self._rng.shuffle(known)
@@ -297,6 +325,8 @@ class Router:
         for item in slot_map.ranges:
             slot_nodes[item.first : item.last + 1] = [self.node(item.primary)] * (item.last - item.first + 1)
         roles = dict(slot_map.endpoints())
+        for endpoint, _ in slot_map.endpoints():
+            self.node(endpoint).announced_name = slot_map.names.get(endpoint)
         self.slot_map, self.slot_nodes = slot_map, slot_nodes
         for listener in tuple(self.on_map):
             listener(slot_map)

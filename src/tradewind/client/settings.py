@@ -1,32 +1,200 @@
-"""From redis-py's constructor arguments to the settings of a connection."""
+"""redis-py's constructor arguments: how each is honoured, and what is refused. None is ignored."""
 
-import ssl
-from collections.abc import Mapping
+import inspect
+from collections.abc import Callable, Mapping
 from typing import Any
 
-from redis.asyncio.connection import RedisSSLContext, SSLConnection
+from redis.asyncio.connection import SSLConnection
+from redis.commands.policies import AsyncStaticPolicyResolver
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import RedisClusterException
+from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from tradewind.client.connect import ConnectionSettings, default_protocol
+from tradewind.client.policy import RetryPolicy
+from tradewind.client.tls import Tls
+
+# Arguments that do what redis-py means by them; where the way is another one, docs/client.md says which.
+HONOURED = frozenset(
+    {
+        "address_remap",
+        "client_name",
+        "cluster_error_retry_attempts",
+        "credential_provider",
+        "decode_responses",
+        "driver_info",
+        "dynamic_startup_nodes",
+        "encoding",
+        "encoding_errors",
+        "event_dispatcher",
+        "health_check_interval",
+        "host",
+        "legacy_responses",
+        "lib_name",
+        "lib_version",
+        "max_connections",
+        "password",
+        "port",
+        "protocol",
+        "reinitialize_steps",
+        "require_full_coverage",
+        "retry",
+        "retry_on_error",
+        "socket_connect_timeout",
+        "socket_keepalive",
+        "socket_keepalive_options",
+        "socket_read_size",
+        "socket_timeout",
+        "ssl",
+        "ssl_ca_certs",
+        "ssl_ca_data",
+        "ssl_cert_reqs",
+        "ssl_certfile",
+        "ssl_check_hostname",
+        "ssl_ciphers",
+        "ssl_exclude_verify_flags",
+        "ssl_include_verify_flags",
+        "ssl_keyfile",
+        "ssl_min_version",
+        "startup_nodes",
+        "username",
+    }
+)
+
+
+def _asks_for_notifications(config: Any) -> bool:
+    return getattr(config, "enabled", False) is True
+
+
+# Arguments of which some values would break a guarantee: what is refused, and what to do instead.
+REFUSED: Mapping[str, tuple[Callable[[Any], bool], str]] = {
+    "db": (lambda db: bool(int(db or 0)), "a cluster has one database, number 0; leave db out"),
+    "path": (bool, "a cluster's nodes are reached by TCP, not by a Unix socket; leave path out"),
+    "read_from_replicas": (
+        bool,
+        "reading from replicas is not available in this release; leave the option out",
+    ),
+    "load_balancing_strategy": (
+        bool,
+        "reading from replicas is not available in this release; leave the option out",
+    ),
+    "policy_resolver": (
+        lambda resolver: type(resolver) is not AsyncStaticPolicyResolver,
+        "commands are routed by the server's own COMMAND table, and a resolver could send a write past the "
+        "owner of its key; leave it out, and name nodes with target_nodes=... where a command needs it",
+    ),
+    "maint_notifications_config": (
+        _asks_for_notifications,
+        "maintenance notifications are not listened to: slots that move are followed by redirects; leave "
+        'maint_notifications_config out, or pass enabled="auto" or False',
+    ),
+}
+
+
+def named_arguments(
+    constructor: Callable[..., None], args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> dict[str, Any]:
+    """What the caller has given to redis-py's constructor, by name.
+
+    Raises TypeError for what the constructor does not know, RedisClusterException for what is refused, also
+    for an argument that a newer redis-py has and this release does not.
+    """
+    bound = inspect.signature(constructor).bind(None, *args, **kwargs)
+    given = dict(list(bound.arguments.items())[1:])
+    for name, value in given.items():
+        if name in REFUSED:
+            is_refused, sentence = REFUSED[name]
+            if is_refused(value):
+                raise RedisClusterException(f"{name}={value!r}: {sentence}")
+        elif name not in HONOURED:
+            raise RedisClusterException(
+                f"{name} is an argument of a redis-py newer than this release, which cannot honour it; "
+                "leave it out"
+            )
+    return given
+
+
+def retry_policy(given: Mapping[str, Any]) -> RetryPolicy:
+    """From `retry`, which is redis-py's Retry or "always", `retry_on_error` and the number of attempts.
+
+    redis-py's default number is not applied: where nobody asks for a bound, tries end with the deadline.
+    """
+    retry = given.get("retry")
+    if isinstance(retry, str):
+        if retry != "always":
+            raise RedisClusterException(f'retry={retry!r}: pass "always", or a Retry of redis-py, or nothing')
+        return RetryPolicy(always=True, errors=_error_replies(given.get("retry_on_error")))
+    count = given.get("cluster_error_retry_attempts", -1)
+    errors = tuple(given.get("retry_on_error") or ())
+    if retry is None:
+        return RetryPolicy(tries_max=_tries(count), errors=_error_replies(errors))
+    return RetryPolicy(
+        tries_max=_tries(retry.get_retries()),
+        errors=_error_replies((*retry._supported_errors, *errors)),
+        delay_s=retry._backoff.compute,
+    )
+
+
+def _tries(count: int) -> float:
+    return float("inf") if count < 0 else count
+
+
+def _error_replies(classes: Any) -> tuple[type[Exception], ...]:
+    """Without those of a connection: that a connection ended is not a reply, and has rules of its own."""
+    lost = (RedisConnectionError, RedisTimeoutError, OSError)
+    return tuple(kind for kind in classes or () if not issubclass(kind, lost))
 
 
 def connection_settings(kwargs: Mapping[str, Any]) -> ConnectionSettings:
     """`kwargs` are redis-py's connection arguments, as `RedisCluster.get_connection_kwargs()` shows them."""
     protocol = kwargs.get("protocol")
     options = kwargs.get("socket_keepalive_options")
+    library, version = _library(kwargs)
+    read_size = kwargs.get("socket_read_size", REDIS_PY_READ_SIZE)
     return ConnectionSettings(
         protocol=default_protocol() if protocol is None else int(protocol),
         username=kwargs.get("username"),
         password=kwargs.get("password"),
         credential_provider=kwargs.get("credential_provider"),
         client_name=kwargs.get("client_name"),
-        library_version=_version(),
-        ssl_context=_ssl_context(kwargs),
+        database=int(kwargs.get("db") or 0),
+        library=library,
+        library_version=version,
+        tls=_tls(kwargs),
         keepalive=bool(kwargs.get("socket_keepalive", True)),
         keepalive_options=options if isinstance(options, Mapping) else None,
         encoding=kwargs.get("encoding", "utf-8") if kwargs.get("decode_responses") else None,
         encoding_errors=kwargs.get("encoding_errors", "strict"),
         connect_s=float(kwargs.get("socket_connect_timeout") or 5.0),
+        read_bytes_max=None if read_size == REDIS_PY_READ_SIZE else int(read_size),
     )
+
+
+REDIS_PY_READ_SIZE = 32768  # its default, which is too little for replies in bulk: the loop reads 256 KiB
+REDIS_PY = "redis-py"
+
+
+def _library(kwargs: Mapping[str, Any]) -> tuple[str | None, str | None]:
+    """What CLIENT SETINFO says: redis-py's DriverInfo (`lib_name` and `lib_version` in 7) in our name.
+
+    Libraries that the caller names stay: `redis-py(django-redis_v5.4.0)` is `tradewind(django-redis_v5.4.0)`.
+    None for what the caller does not want sent.
+    """
+    if "driver_info" in kwargs:
+        info = kwargs["driver_info"]
+        name, version = (info.formatted_name, info.lib_version) if info else (None, None)
+    else:
+        name, version = kwargs.get("lib_name", REDIS_PY), kwargs.get("lib_version", _redis_py_version())
+    if name is not None and name.partition("(")[0] == REDIS_PY:
+        name = "tradewind" + name.removeprefix(REDIS_PY)
+        version = _version() if version == _redis_py_version() else version
+    return name, version
+
+
+def _redis_py_version() -> str:
+    import redis
+
+    return str(redis.__version__)
 
 
 def _version() -> str:
@@ -35,9 +203,8 @@ def _version() -> str:
     return __version__
 
 
-def _ssl_context(kwargs: Mapping[str, Any]) -> ssl.SSLContext | None:
+def _tls(kwargs: Mapping[str, Any]) -> Tls | None:
     if kwargs.get("connection_class") is not SSLConnection:
         return None
     prefix = "ssl_"
-    named = {key.removeprefix(prefix): value for key, value in kwargs.items() if key.startswith(prefix)}
-    return RedisSSLContext(**named).get()
+    return Tls({key.removeprefix(prefix): value for key, value in kwargs.items() if key.startswith(prefix)})

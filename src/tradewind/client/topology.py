@@ -3,8 +3,8 @@
 Source of the reply's form: https://redis.io/docs/latest/commands/cluster-slots/
 """
 
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
 from redis.exceptions import AskError, ResponseError
@@ -37,9 +37,10 @@ class SlotRange:
 
 @dataclass(frozen=True)
 class SlotMap:
-    """One node's view of the cluster."""
+    """One node's view of the cluster. `names`: what a node is called that is dialled by another host."""
 
     ranges: tuple[SlotRange, ...]
+    names: Mapping[Endpoint, str] = field(default_factory=dict)
 
     @property
     def covered(self) -> int:
@@ -62,24 +63,43 @@ def parse_cluster_slots(reply: Iterable[Any], asked: Endpoint, remap: AddressRem
 
     A missing, empty or `?` host means the host that was asked. Raises ValueError for a reply of another form.
     """
+    names: dict[Endpoint, str] = {}
     try:
-        return SlotMap(tuple(_range(item, asked, remap) for item in reply))
+        return SlotMap(tuple(_range(item, asked, remap, names) for item in reply), names)
     except (TypeError, IndexError, ValueError) as error:
         raise ValueError(
             f"{asked.name}: CLUSTER SLOTS answered in a form that is not understood: {error}"
         ) from error
 
 
-def _range(item: Any, asked: Endpoint, remap: AddressRemap | None) -> SlotRange:
+def _range(item: Any, asked: Endpoint, remap: AddressRemap | None, names: dict[Endpoint, str]) -> SlotRange:
     first, last = int(item[0]), int(item[1])
     if not 0 <= first <= last < SLOT_COUNT:
         raise ValueError(f"slots {first} to {last}")
-    primary, *replicas = (_endpoint(node, asked, remap) for node in item[2:])
+    primary, *replicas = (_endpoint(node, asked, remap, names) for node in item[2:])
     return SlotRange(first, last, primary, tuple(replicas))
 
 
-def _endpoint(node: Any, asked: Endpoint, remap: AddressRemap | None) -> Endpoint:
-    return resolve_endpoint(node[0], int(node[1]), asked, remap)
+def _endpoint(node: Any, asked: Endpoint, remap: AddressRemap | None, names: dict[Endpoint, str]) -> Endpoint:
+    announced = resolve_endpoint(node[0], int(node[1]), asked, None)
+    endpoint = announced if remap is None else Endpoint(*remap(announced))
+    name = _announced_name(node[3] if len(node) > 3 else None) or announced.host
+    if name != endpoint.host:
+        names[endpoint] = name
+    return endpoint
+
+
+def _announced_name(metadata: Any) -> str | None:
+    """The host name beside an address: in a map (RESP3), or an array of names and values (RESP2)."""
+    if isinstance(metadata, Sequence) and not isinstance(metadata, str | bytes):
+        metadata = dict(zip(metadata[::2], metadata[1::2], strict=False))
+    if not isinstance(metadata, Mapping):
+        return None
+    return next((_text(value) for key, value in metadata.items() if _text(key) == "hostname"), None)
+
+
+def _text(value: Any) -> str:
+    return value.decode() if isinstance(value, bytes) else str(value or "")
 
 
 def resolve_endpoint(host: Any, port: int, asked: Endpoint, remap: AddressRemap | None) -> Endpoint:
