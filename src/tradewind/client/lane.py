@@ -71,12 +71,12 @@ class Lane:
     __slots__ = (
         "_call_soon",
         "_close_transport",
-        "_flush_scheduled",
         "_now",
         "_raw_count",
         "_reader",
         "_write",
         "bytes_written",
+        "flush_scheduled",
         "has_more",
         "in_flight",
         "last_answered_s",
@@ -118,7 +118,7 @@ class Lane:
         )
         self._call_soon = call_soon
         self._now = now
-        self._flush_scheduled = False
+        self.flush_scheduled = False
         self._raw_count = 0  # commands in the lane whose replies stay undecoded
         self._write: Callable[[bytes], None] | None = None
         self._close_transport: Callable[[], None] | None = None
@@ -176,13 +176,7 @@ class Lane:
             return
         self._raw_count += row[-1].raw
         self.outbox += row
-        if not self._flush_scheduled and self.state is LaneState.OPEN:
-            self.schedule_flush()
-
-    def submit_plain(self, command: Command) -> None:
-        """`submit` for a lane known to be open and a command without parts that is not raw: the hot path."""
-        self.outbox.append(command)
-        if not self._flush_scheduled:
+        if not self.flush_scheduled and self.state is LaneState.OPEN:
             self.schedule_flush()
 
     def write_unanswered(self, data: bytes) -> None:
@@ -193,11 +187,11 @@ class Lane:
 
     def schedule_flush(self) -> None:
         """Have what is in the outbox written at the end of this turn of the loop."""
-        self._flush_scheduled = True
+        self.flush_scheduled = True
         self._call_soon(self._flush)
 
     def _flush(self) -> None:
-        self._flush_scheduled = False
+        self.flush_scheduled = False
         if self.state is not LaneState.OPEN:
             return
         batch, self.outbox = self.outbox, []

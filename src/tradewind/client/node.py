@@ -126,7 +126,9 @@ class Node:
         ):
             self.in_flight += 1
             self.in_flight_bytes += len(command.packed)
-            lane.submit_plain(command)
+            lane.outbox.append(command)  # as lane.submit does, for one that is open: the preferred one is
+            if not lane.flush_scheduled:
+                lane.schedule_flush()
         else:
             self._wait_in_line(command)
 
