@@ -224,3 +224,68 @@ async def test_closing_while_one_is_being_opened_closes_that_too() -> None:
 async def test_a_cap_that_leaves_none_is_said_at_once() -> None:
     with pytest.raises(SharedConnectionError, match="max_connections=1"):
         await _connections(Opener(), 0).acquire(float("inf"))
+
+
+class Holder:
+    """Opens its connection itself."""
+
+    def __init__(self) -> None:
+        self.dropped: list[Exception] = []
+
+    def drop(self, error: Exception) -> None:
+        self.dropped.append(error)
+
+
+async def test_a_right_counts_as_a_connection_and_stands_in_the_same_line() -> None:
+    connections = _connections(Opener(), 1)
+    holder = Holder()
+    await connections.acquire_right(holder, _soon())
+    assert (connections.count, connections.idle) == (1, 0)
+    waiter = asyncio.create_task(connections.acquire(_soon()))
+    await eventually(lambda: connections.waiting == 1)
+    late = Holder()
+    late_waiter = asyncio.create_task(connections.acquire_right(late, _soon()))
+    await eventually(lambda: connections.waiting == 2)
+    connections.release_right(holder)
+    lane = await waiter
+    assert not late_waiter.done()
+    connections.release(lane)
+    await late_waiter
+    assert lane.state is LaneState.CLOSED  # it made room
+    assert (connections.count, connections.idle) == (1, 0)
+    connections.release_right(late)
+    assert connections.count == 0
+
+
+async def test_an_idle_connection_makes_room_only_when_there_is_none() -> None:
+    opener = Opener()
+    connections = _connections(opener, 2)
+    connections.release(await connections.acquire(_soon()))
+    first, second = Holder(), Holder()
+    await connections.acquire_right(first, _soon())
+    assert (connections.count, connections.idle, opener.open) == (2, 1, 1)
+    await connections.acquire_right(second, _soon())
+    assert (connections.count, connections.idle, opener.open) == (2, 0, 0)
+    with pytest.raises(Overloaded, match="all 2 dedicated connections are taken"):
+        await connections.acquire_right(Holder(), time.monotonic() + 0.02)
+
+
+async def test_closing_drops_what_holders_have_opened_and_refuses_new_ones() -> None:
+    connections = _connections(Opener(), 1)
+    holder = Holder()
+    await connections.acquire_right(holder, _soon())
+    waiter = asyncio.create_task(connections.acquire_right(Holder(), _soon()))
+    await eventually(lambda: connections.waiting == 1)
+    connections.close()
+    assert [type(error) for error in holder.dropped] == [ClientClosed]
+    with pytest.raises(ClientClosed):
+        await waiter
+    with pytest.raises(ClientClosed):
+        await connections.acquire_right(Holder(), _soon())
+    connections.release_right(holder)
+    assert connections.count == 0
+
+
+async def test_one_connection_in_all_leaves_no_right() -> None:
+    with pytest.raises(SharedConnectionError, match="max_connections=1"):
+        await _connections(Opener(), 0).acquire_right(Holder(), _soon())

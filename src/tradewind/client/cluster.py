@@ -19,6 +19,7 @@ from tradewind.client.calls import BoundCalls, CallOptions, ClusterCalls, call_e
 from tradewind.client.catalog import CommandSpec, find_keys
 from tradewind.client.node import Node
 from tradewind.client.pipeline import Pipeline
+from tradewind.client.pool import ServerNode
 from tradewind.client.router import Router
 from tradewind.client.settings import named_arguments, retry_policy
 from tradewind.client.topology import SLOT_COUNT, ClusterTopology, Endpoint, SlotMap
@@ -92,16 +93,12 @@ class RedisCluster(ClientCore, redis.asyncio.RedisCluster):  # type: ignore[misc
         )
 
     def _show_map(self, slot_map: SlotMap) -> None:
-        """Let redis-py's own accessors (get_nodes, get_node_from_key, keyslot...) see the map. These nodes
-        hold no connections; they only name servers.
-        """
+        """Let redis-py's own accessors (get_nodes, get_node_from_key, keyslot...) see the map."""
         manager = self.nodes_manager
         known, default = manager.nodes_cache, cast("ClusterNode | None", manager.default_node)
         default_was_primary = default is not None and default.server_type == PRIMARY
         nodes = {
-            endpoint.name: known[endpoint.name]
-            if endpoint.name in known
-            else ClusterNode(*endpoint, **self.connection_kwargs)
+            endpoint.name: known[endpoint.name] if endpoint.name in known else self._server_node(endpoint)
             for endpoint, _ in slot_map.endpoints()
         }
         for endpoint, is_primary in slot_map.endpoints():
@@ -115,6 +112,12 @@ class RedisCluster(ClientCore, redis.asyncio.RedisCluster):  # type: ignore[misc
             default = None
         if default is None or default.name not in nodes:
             manager.default_node = next(iter(nodes.values()))  # a primary: they come first
+
+    def _server_node(self, endpoint: Endpoint) -> ServerNode:
+        async def find_node(_last: Node | None) -> Node:
+            return self._need_router().node(endpoint)
+
+        return ServerNode(endpoint, find_node, self.connection_kwargs, self._timeout_s)
 
     # -- where a command goes --------------------------------------------------------------------------------
 

@@ -4,7 +4,7 @@ import asyncio
 import socket
 import ssl
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -76,10 +76,7 @@ async def open_lane(
     lane = new_lane(host, port, settings)
     try:
         async with asyncio.timeout(settings.connect_s):
-            transport = await _dial(lane, host, port, settings, announced_name)
-            if settings.read_bytes_max is not None and hasattr(transport, "max_size"):
-                transport.max_size = settings.read_bytes_max  # of asyncio's own transports
-            _set_socket_options(transport.get_extra_info("socket"), settings)
+            await _dial(lambda: LaneProtocol(lane), host, port, settings, announced_name)
             await _handshake(lane, settings)
     except BaseException as error:
         lane.close(RedisConnectionError(f"{lane.name}: connecting failed"))
@@ -90,27 +87,59 @@ async def open_lane(
     return lane
 
 
+async def open_stream(
+    host: str, port: int, settings: ConnectionSettings, announced_name: str | None = None
+) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """Connect as `open_lane` does, with the same errors, for one who shakes hands on his own."""
+    loop = asyncio.get_running_loop()
+    readers: list[asyncio.StreamReader] = []  # one for each try
+
+    def make_protocol() -> asyncio.StreamReaderProtocol:
+        readers.append(asyncio.StreamReader(loop=loop))
+        return asyncio.StreamReaderProtocol(readers[-1], loop=loop)
+
+    try:
+        async with asyncio.timeout(settings.connect_s):
+            transport = await _dial(make_protocol, host, port, settings, announced_name)
+    except Exception as error:
+        raise _explained(Endpoint(host, port).name, error, settings) from error
+    return readers[-1], asyncio.StreamWriter(transport, transport.get_protocol(), readers[-1], loop)
+
+
 async def _dial(
-    lane: Lane, host: str, port: int, settings: ConnectionSettings, announced_name: str | None
-) -> asyncio.BaseTransport:
+    make_protocol: Callable[[], asyncio.BaseProtocol],
+    host: str,
+    port: int,
+    settings: ConnectionSettings,
+    announced_name: str | None,
+) -> asyncio.WriteTransport:
     if port:
         context = await settings.tls.context() if settings.tls else None
-        return await _dial_tcp(lane, host, port, context, names_to_check(host, announced_name))
-    transport, _ = await asyncio.get_running_loop().create_unix_connection(lambda: LaneProtocol(lane), host)
+        names = names_to_check(host, announced_name)
+        transport = await _dial_tcp(make_protocol, host, port, context, names)
+    else:
+        transport, _ = await asyncio.get_running_loop().create_unix_connection(make_protocol, host)
+    if settings.read_bytes_max is not None and hasattr(transport, "max_size"):
+        transport.max_size = settings.read_bytes_max  # of asyncio's own transports
+    _set_socket_options(transport.get_extra_info("socket"), settings)
     return transport
 
 
 async def _dial_tcp(
-    lane: Lane, host: str, port: int, context: ssl.SSLContext | None, names: Sequence[str]
-) -> asyncio.BaseTransport:
+    make_protocol: Callable[[], asyncio.BaseProtocol],
+    host: str,
+    port: int,
+    context: ssl.SSLContext | None,
+    names: Sequence[str],
+) -> asyncio.WriteTransport:
     """With TLS, by the first of the names that the certificate is good for."""
     try:
         transport, _ = await asyncio.get_running_loop().create_connection(
-            lambda: LaneProtocol(lane), host, port, ssl=context, server_hostname=names[0] if context else None
+            make_protocol, host, port, ssl=context, server_hostname=names[0] if context else None
         )
     except OSError as error:
         if len(names) > 1 and is_name_mismatch(error):
-            return await _dial_tcp(lane, host, port, context, names[1:])
+            return await _dial_tcp(make_protocol, host, port, context, names[1:])
         raise
     return transport
 

@@ -7,13 +7,22 @@ the way.
 
 import asyncio
 import time
+import weakref
 from collections import OrderedDict, deque
 from collections.abc import Awaitable, Callable
+from typing import Protocol
 
 from tradewind.client.errors import ClientClosed, NodeUnavailable, Overloaded, SharedConnectionError
 from tradewind.client.lane import Lane, LaneState
 
 IDLE_MARGIN_S = 0.01  # timers may fire a little early
+
+
+class RightHolder(Protocol):
+    """Has the right to one connection, which it opens itself."""
+
+    def drop(self, error: Exception) -> None:
+        """The connection must end, for this reason; the right stays until it is given back."""
 
 
 class DedicatedConnections:
@@ -29,6 +38,7 @@ class DedicatedConnections:
         self._open_connection = open_connection
         self._idle: deque[tuple[Lane, float]] = deque()
         self._taken: set[Lane] = set()
+        self._holders: weakref.WeakSet[RightHolder] = weakref.WeakSet()
         self._waiters: OrderedDict[asyncio.Future[Lane | None], None] = OrderedDict()
         self._idle_timer: asyncio.TimerHandle | None = None
         self._renewed_s = 0.0  # what was opened before that is not used again
@@ -51,19 +61,9 @@ class DedicatedConnections:
         SharedConnectionError when there can never be one, NodeUnavailable when none could be opened in time,
         ClientClosed, and whatever opening a connection raises. Nothing was sent in any of these cases.
         """
-        if not self._count_max:
-            raise SharedConnectionError(
-                f"{self._name}: max_connections=1 leaves no connection for what cannot share one (blocking "
-                "commands, durable writes, subscriptions); set max_connections to 2 or more"
-            )
         lane = self._take_idle()
         if lane is None:
-            if self._closed:
-                raise self._client_closed()
-            if self.count < self._count_max:
-                self.count += 1
-            else:
-                lane = await self._wait(deadline_s)
+            lane = await self._take(deadline_s)
         if lane is None:
             lane = await self._open(deadline_s)
         if self._closed:  # while this caller waited, or between the hand-over and now
@@ -71,6 +71,41 @@ class DedicatedConnections:
             raise self._client_closed()
         self._taken.add(lane)
         return lane
+
+    async def acquire_right(self, holder: RightHolder, deadline_s: float) -> None:
+        """The right to one connection that `holder` opens itself, until `release_right`.
+
+        It stands in the same line and counts as every other connection. Raises Overloaded,
+        SharedConnectionError and ClientClosed as `acquire` does.
+        """
+        lane = self._take_idle() if self.count >= self._count_max else None
+        if lane is None:
+            lane = await self._take(deadline_s)
+        if lane is not None:
+            lane.close(ClientClosed(f"{self._name}: makes room for a connection of another kind"))
+        if self._closed:
+            self._give(None)
+            raise self._client_closed()
+        self._holders.add(holder)
+
+    def release_right(self, holder: RightHolder) -> None:
+        """Give it back; the connection has been closed. A holder that is collected must do so as well."""
+        self._holders.discard(holder)
+        self._give(None)
+
+    async def _take(self, deadline_s: float) -> Lane | None:
+        """The right to one connection, with an open one if that was given back, when it is one's turn."""
+        if not self._count_max:
+            raise SharedConnectionError(
+                f"{self._name}: max_connections=1 leaves no connection for what cannot share one (blocking "
+                "commands, durable writes, subscriptions); set max_connections to 2 or more"
+            )
+        if self._closed:
+            raise self._client_closed()
+        if self.count < self._count_max:
+            self.count += 1
+            return None
+        return await self._wait(deadline_s)
 
     async def _open(self, deadline_s: float) -> Lane:
         """Use the right to open one, or pass it on."""
@@ -126,6 +161,7 @@ class DedicatedConnections:
         self.count -= len(self._idle)
         self._idle.clear()
         self.drop_taken(self._client_closed())
+        self.drop_held(self._client_closed())
         while self._waiters:
             waiter, _ = self._waiters.popitem(last=False)
             if not waiter.done():
@@ -135,6 +171,11 @@ class DedicatedConnections:
         """End the connections in use: their users see it, and give them back."""
         for lane in list(self._taken):
             lane.close(error)
+
+    def drop_held(self, error: Exception) -> None:
+        """End the connections that holders of a right have opened."""
+        for holder in list(self._holders):
+            holder.drop(error)
 
     def _client_closed(self) -> ClientClosed:
         return ClientClosed(f"{self._name}: the client is closed")

@@ -9,13 +9,14 @@ import asyncio
 import random
 import time
 from collections import deque
-from collections.abc import Callable
-from typing import Any, Protocol
+from collections.abc import Awaitable, Callable
+from functools import partial
+from typing import Any, Protocol, TypeVar
 
 from redis.exceptions import ConnectionError as RedisConnectionError
 
 from tradewind.client.command import Command
-from tradewind.client.connect import ConnectionSettings, open_lane
+from tradewind.client.connect import ConnectionSettings, open_lane, open_stream
 from tradewind.client.dedicated import DedicatedConnections
 from tradewind.client.errors import (
     ClientClosed,
@@ -35,6 +36,7 @@ DIAL_HEDGE_S = 1.0  # a dial that takes longer may have another beside it
 SHORT_LIFE_S = 1.0  # a connection that ended before that is made again with a pause
 SHORT_LIFE_BACKOFF_CAP_S = 0.25
 RENEWAL_S_MIN = 1.0  # connections are renewed at most once in this time
+T = TypeVar("T")
 
 
 class NodeOwner(Protocol):
@@ -295,25 +297,38 @@ class Node:
     # -- dedicated connections -------------------------------------------------------------------------------
 
     async def _open_dedicated(self) -> Lane:
-        """Raises NodeUnavailable, at once while the breaker is open."""
+        return await self.dial(partial(open_lane, *self.endpoint, self._settings, self.announced_name))
+
+    async def open_stream(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        """A connection to this server, made as those of its lanes are, before the handshake."""
+        return await open_stream(*self.endpoint, self._settings, self.announced_name)
+
+    async def dial(self, connect: Callable[[], Awaitable[T]]) -> T:
+        """Make a dedicated connection of any kind: a few at a time, counted, under the breaker.
+
+        Raises NodeUnavailable, at once while the breaker is open.
+        """
         async with self._dial_permits:
             if self._retry_timer is not None:
                 raise NodeUnavailable(f"{self.name}: not reachable at the moment: {self.last_error}")
             self.dials += 1
             try:
-                lane = await open_lane(*self.endpoint, self._settings, self.announced_name)
+                connected = await connect()
             except Exception as error:  # as in _dial
                 self._dial_failed(error)
                 raise NodeUnavailable(f"{self.name}: no connection: {self.last_error}") from error
             self._failures_in_a_row = 0
-            return lane
+            return connected
 
     def on_demoted(self) -> None:
         """The node has lost its slots: who still blocks there would wait for news that come elsewhere.
 
-        A live server says UNBLOCKED itself; one that hangs says nothing.
+        A live server says UNBLOCKED itself; one that hangs says nothing. Who listens to a live one may stay.
         """
-        self.dedicated.drop_taken(RedisConnectionError(f"{self.name}: it owns no slots any more"))
+        error = RedisConnectionError(f"{self.name}: it owns no slots any more")
+        self.dedicated.drop_taken(error)
+        if not self.connected:
+            self.dedicated.drop_held(error)
 
     # -- the watchdog ----------------------------------------------------------------------------------------
 

@@ -170,6 +170,32 @@ def connection_settings(kwargs: Mapping[str, Any]) -> ConnectionSettings:
     )
 
 
+# What is for the dialling, which is ours; what a pool or a node of redis-py knows and a connection does not;
+# what would send again behind our back; and what changes a connection on the word of a server.
+NOT_FOR_CONNECTIONS = frozenset(
+    {"host", "port", "path", "socket_connect_timeout", "socket_keepalive", "socket_keepalive_options"}
+    | {"max_connections", "connection_class", "response_callbacks", "event_dispatcher"}
+    | {"retry", "retry_on_error", "retry_on_timeout"}
+    | {"maint_notifications_config", "maint_notifications_pool_handler"}
+    | {"oss_cluster_maint_notifications_handler"}
+)
+
+
+def connection_arguments(kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """What a connection of redis-py's own class is made with, once it is dialled by us."""
+    arguments = {
+        name: value
+        for name, value in kwargs.items()
+        if name not in NOT_FOR_CONNECTIONS and not name.startswith("ssl_")
+    }
+    library, version = _library(kwargs)
+    if "driver_info" in kwargs:
+        arguments["driver_info"] = type(kwargs["driver_info"])(library, version) if library else None
+    else:
+        arguments |= {"lib_name": library, "lib_version": version}
+    return arguments
+
+
 REDIS_PY_READ_SIZE = 32768  # its default, which is too little for replies in bulk: the loop reads 256 KiB
 REDIS_PY = "redis-py"
 

@@ -1,0 +1,152 @@
+"""redis-py's own classes on connections that are counted, bounded and waited for as all others."""
+
+import asyncio
+import gc
+from typing import Any
+
+import pytest
+from redis.asyncio.client import Monitor, PubSub
+
+from tests.conftest import EmbeddedCluster
+from tests.support.client_fixtures import MakeClient
+from tests.support.waiting import eventually
+from tradewind import ClientClosed, NodeUnavailable, Overloaded, RedisCluster, SharedConnectionError
+from tradewind.client.node import Node
+from tradewind.client.pool import NodePool
+from tradewind.client.topology import Endpoint
+
+
+async def _pool(client: RedisCluster, *, lasting: bool = True, wait_s: float = 5.0) -> tuple[NodePool, Node]:
+    """A pool over one of the primaries."""
+    await client.initialize()
+    node = client._need_router().primaries()[0]
+
+    async def find_node(_last: Node | None) -> Node:
+        client._need_router()  # ClientClosed
+        return node
+
+    return NodePool(find_node, client.connection_kwargs, wait_s=wait_s, lasting=lasting), node
+
+
+async def _next(pubsub: PubSub) -> dict[str, Any]:
+    while True:
+        message: dict[str, Any] | None = await pubsub.get_message(timeout=1.0)
+        if message is not None:
+            return message
+
+
+def _dedicated(client: RedisCluster) -> int:
+    return sum(node.dedicated for node in client.stats().nodes)
+
+
+@pytest.mark.parametrize("protocol", [2, 3])
+async def test_redis_pys_pubsub_takes_one_connection_and_gives_it_back(
+    make_client: MakeClient, cluster: EmbeddedCluster, protocol: int
+) -> None:
+    client = make_client(cluster.nodes[0].port, decode_responses=True, protocol=protocol)
+    pool, _ = await _pool(client)
+    async with PubSub(pool) as pubsub:  # type: ignore[no-untyped-call]
+        await pubsub.subscribe("pool:news")
+        assert (await _next(pubsub))["type"] == "subscribe"
+        assert _dedicated(client) == 1
+        await client.publish("pool:news", "hello")
+        assert (await _next(pubsub))["data"] == "hello"
+        assert repr(pool) == "<NodePool taken=1 lasting=True>"
+    assert _dedicated(client) == 0
+
+
+async def test_redis_pys_monitor_works_on_it(client: RedisCluster) -> None:
+    pool, node = await _pool(client)
+    async with Monitor(pool) as monitor:  # type: ignore[arg-type, no-untyped-call]
+        await client.ping(target_nodes=client.get_node(*node.endpoint))
+        while (await monitor.next_command())["command"] != "PING":
+            pass
+    assert _dedicated(client) == 0
+
+
+async def test_beyond_the_cap_subscribers_wait_in_line_and_are_then_told(
+    make_client: MakeClient, cluster: EmbeddedCluster
+) -> None:
+    client = make_client(cluster.nodes[0].port, max_connections=3)  # one dedicated connection a node
+    pool, node = await _pool(client)
+    taken = await pool.get_connection()
+    impatient, _ = await _pool(client, wait_s=0.05)
+    with pytest.raises(Overloaded, match="all 1 dedicated connections are taken"):
+        await impatient.get_connection()
+    waiters = [asyncio.create_task(pool.get_connection()) for _ in range(2)]
+    await eventually(lambda: node.dedicated.waiting == 2)
+    await pool.release(taken)
+    first = await waiters[0]
+    assert not waiters[1].done() and _dedicated(client) == 1
+    await pool.release(first)
+    await pool.release(await waiters[1])
+    assert _dedicated(client) == 0
+
+
+async def test_a_cap_of_one_leaves_none(make_client: MakeClient, cluster: EmbeddedCluster) -> None:
+    client = make_client(cluster.nodes[0].port, max_connections=1)
+    pool, _ = await _pool(client)
+    with pytest.raises(SharedConnectionError, match="max_connections=1"):
+        await pool.get_connection()
+
+
+async def test_a_connection_that_nobody_refers_to_any_more_gives_its_right_back(client: RedisCluster) -> None:
+    pool, _ = await _pool(client)
+    connection = await pool.get_connection()
+    assert _dedicated(client) == 1
+    await connection.disconnect()
+    assert _dedicated(client) == 1  # it may be made again at any time
+    del connection
+    gc.collect()
+    assert _dedicated(client) == 0
+
+
+async def test_a_lost_connection_keeps_its_right_and_is_subscribed_again(client: RedisCluster) -> None:
+    pool, node = await _pool(client)
+    async with PubSub(pool, ignore_subscribe_messages=True) as pubsub:  # type: ignore[no-untyped-call]
+        await pubsub.subscribe("pool:again")
+        assert await pubsub.get_message(timeout=1.0) is None  # the confirmation
+        name = client.get_node(*node.endpoint)
+        await client.execute_command("CLIENT KILL", "TYPE", "pubsub", target_nodes=name)
+        reading = asyncio.create_task(_next(pubsub))
+        await eventually(lambda: client.publish("pool:again", "still here", target_nodes=name))
+        assert (await reading)["data"] == "still here"
+        assert _dedicated(client) == 1
+
+
+async def test_closing_the_client_ends_its_subscribers(client: RedisCluster) -> None:
+    pool, _ = await _pool(client)
+    pubsub = PubSub(pool)  # type: ignore[no-untyped-call]
+    await pubsub.subscribe("pool:end")
+    assert (await _next(pubsub))["type"] == "subscribe"
+    reading = asyncio.create_task(pubsub.get_message(timeout=None))
+    await asyncio.sleep(0)
+    await client.aclose()
+    with pytest.raises(ClientClosed):
+        await reading
+    await pubsub.aclose()
+
+
+async def test_a_node_that_cannot_be_reached_is_told_by_name(
+    client: RedisCluster, unused_tcp_port: int
+) -> None:
+    await client.initialize()
+    gone = client._need_router().node(Endpoint("127.0.0.1", unused_tcp_port))
+
+    async def find_node(_last: Node | None) -> Node:
+        return gone
+
+    for lasting in (False, True):
+        pool = NodePool(find_node, client.connection_kwargs, wait_s=0.3, lasting=lasting)
+        with pytest.raises(NodeUnavailable, match=f"127.0.0.1:{unused_tcp_port}"):
+            await pool.get_connection()
+        assert gone.dedicated.count == 0
+
+
+async def test_a_node_of_redis_pys_accessors_runs_commands_on_a_connection_that_counts(
+    client: RedisCluster,
+) -> None:
+    await client.initialize()
+    node = client.get_primaries()[0]
+    assert await node.execute_command("PING")
+    assert _dedicated(client) == 0
