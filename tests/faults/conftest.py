@@ -10,6 +10,7 @@ from tests.conftest import EmbeddedCluster
 from tests.support.announced import AnnouncedCluster
 from tests.support.client_fixtures import client, make_client, no_complaints, pytest_asyncio_loop_factories
 from tests.support.loop_holds import loop_holds
+from tests.support.tls import TlsCluster
 from tradewind.embedded.survey import Admin
 
 __all__ = ["client", "loop_holds", "make_client", "no_complaints", "pytest_asyncio_loop_factories"]
@@ -20,6 +21,14 @@ NODE_TIMEOUT_S = 1.0
 @pytest.fixture(scope="session")
 def shared_fragile_cluster() -> Iterator[EmbeddedCluster]:
     cluster = EmbeddedCluster(node_timeout_ms=int(NODE_TIMEOUT_S * 1000))
+    asyncio.run(cluster.start())
+    yield cluster
+    asyncio.run(cluster.stop())
+
+
+@pytest.fixture(scope="session")
+def tls_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TlsCluster]:
+    cluster = TlsCluster(tmp_path_factory.mktemp("tls"))
     asyncio.run(cluster.start())
     yield cluster
     asyncio.run(cluster.stop())

@@ -267,7 +267,7 @@ async def test_a_huge_reply_holds_up_nobody_for_long(
         f"median {later_s[len(later_s) // 2] * 1000:.1f} ms, at most {later_s[-1] * 1000:.1f} ms"
     )
     assert len(later_s) > 20
-    assert later_s[-1] < 0.5
+    assert later_s[len(later_s) // 2] < 0.05
     await client.delete(huge_key)
 
 
