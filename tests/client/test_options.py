@@ -20,6 +20,7 @@ from tradewind import RedisCluster
 from tradewind.client.settings import HONOURED, REFUSED, named_arguments
 
 KNOWN_TO_REDIS_PY = set(inspect.signature(redis.asyncio.RedisCluster.__init__).parameters) - {"self"}
+needs_redis_py_8 = pytest.mark.skipif("driver_info" not in KNOWN_TO_REDIS_PY, reason="redis-py 7 has it not")
 
 
 @pytest.fixture
@@ -47,7 +48,11 @@ def test_an_argument_of_a_newer_redis_py_is_refused_when_it_is_given() -> None:
         ({"db": 3}, "db=3: a cluster has one database"),
         ({"path": "/tmp/redis.sock"}, "reached by TCP"),
         ({"policy_resolver": object()}, "leave it out, and name nodes with target_nodes"),
-        ({"maint_notifications_config": type("On", (), {"enabled": True})()}, "are not listened to"),
+        pytest.param(
+            {"maint_notifications_config": type("On", (), {"enabled": True})()},
+            "are not listened to",
+            marks=needs_redis_py_8,
+        ),
         ({"retry": "sometimes"}, 'pass "always", or a Retry of redis-py'),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
@@ -156,15 +161,17 @@ async def test_without_reinitialize_steps_a_moved_is_news_about_its_own_slot(
         await client.aclose()
 
 
+@needs_redis_py_8
 async def test_a_library_over_the_client_names_itself(
     clean_cluster: EmbeddedCluster, make_client: MakeClient
 ) -> None:
-    driver_info = pytest.importorskip("redis.driver_info", reason="redis-py 7.1 has no DriverInfo")
-    named = driver_info.DriverInfo().add_upstream_driver("django-redis", "5.4.0")
+    from redis.driver_info import DriverInfo
+
+    named = DriverInfo().add_upstream_driver("django-redis", "5.4.0")
     expected = [
         ({}, "tradewind"),
         ({"driver_info": named}, "tradewind(django-redis_v5.4.0)"),
-        ({"driver_info": driver_info.DriverInfo(name="mine", lib_version="3")}, "mine"),
+        ({"driver_info": DriverInfo(name="mine", lib_version="3")}, "mine"),
         ({"driver_info": None}, ""),
     ]
     for options, name in expected:
@@ -174,6 +181,7 @@ async def test_a_library_over_the_client_names_itself(
         assert info.get("lib-name", "") == name
 
 
+@needs_redis_py_8
 async def test_replies_larger_than_socket_read_size_arrive_whole(
     clean_cluster: EmbeddedCluster, make_client: MakeClient
 ) -> None:

@@ -153,3 +153,35 @@ class TlsCluster:
         for node in self.cluster.nodes:
             async with Admin(node.port) as admin:
                 await admin.ask("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+
+    async def set_all(self, *settings: object) -> None:
+        """CONFIG SET on every node."""
+        for node in self.cluster.nodes:
+            async with Admin(node.port) as admin:
+                await admin.ask("CONFIG", "SET", *map(str, settings))
+
+    async def present(self, certificate: Certificate, authority: Authority) -> None:
+        """New connections see this certificate; clients' own are checked by the authority."""
+        await self.set_all(
+            "tls-cert-file", certificate.certificate, "tls-key-file", certificate.key,
+            "tls-ca-cert-file", authority.file,
+        )  # fmt: skip
+
+    async def announce_host(self, name: str) -> None:
+        """Every node is called so, as all see it; "" for no name."""
+        await self.set_all("cluster-announce-hostname", name)
+
+        async def all_see_it() -> bool:
+            return await self._hosts_seen() == ({name} if name else {None})
+
+        await eventually(all_see_it, GOSSIP_S_MAX)
+
+    async def _hosts_seen(self) -> set[str | None]:
+        hosts: set[str | None] = set()
+        for node in self.cluster.nodes:
+            async with Admin(node.port) as admin:
+                for _, _, *servers in await admin.ask("CLUSTER", "SLOTS"):
+                    for _, _, _, metadata in servers:
+                        beside = dict(zip(metadata[::2], metadata[1::2], strict=True))
+                        hosts.add(beside.get("hostname"))
+        return hosts

@@ -60,6 +60,7 @@ class RedisCluster(ClientCore, redis.asyncio.RedisCluster):  # type: ignore[misc
         for name, default in OWN_DEFAULTS.items():
             given.setdefault(name, default)
         super().__init__(**given)
+        self._given_host = given.get("host")
         self._asks_only_given_nodes = not given.get("dynamic_startup_nodes", True)
         self._set_up(
             self.connection_kwargs,
@@ -79,8 +80,10 @@ class RedisCluster(ClientCore, redis.asyncio.RedisCluster):  # type: ignore[misc
         return cast(Self, await super().__aenter__())
 
     def _make_router(self) -> Router:
+        seeds = [Endpoint(node.host, int(node.port)) for node in self.startup_nodes]
+        is_renamed = self._given_host and self._given_host != seeds[-1].host  # redis-py resolves localhost
         return Router(
-            [Endpoint(node.host, int(node.port)) for node in self.startup_nodes],
+            seeds,
             limits=self._limits,
             timeouts=self._timeouts,
             settings=self._settings,
@@ -88,6 +91,7 @@ class RedisCluster(ClientCore, redis.asyncio.RedisCluster):  # type: ignore[misc
             retry=self._retry_policy,
             asks_only_seeds=self._asks_only_given_nodes,
             refreshes_when_moved=bool(self.reinitialize_steps),
+            seed_names={seeds[-1]: str(self._given_host)} if is_renamed else None,
             require_full_coverage=self.nodes_manager.require_full_coverage,
             on_map=self._show_map,
         )

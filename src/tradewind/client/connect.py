@@ -147,13 +147,15 @@ async def _dial_tcp(
 def _explained(name: str, error: BaseException, settings: ConnectionSettings) -> BaseException:
     """redis-py's class for what went wrong, with the address in the message."""
     if isinstance(error, TimeoutError):
-        return RedisTimeoutError(f"{name}: no connection within {settings.connect_s:g} s")
+        advice = "; is it a port for TLS?" if settings.tls else ""
+        return RedisTimeoutError(f"{name}: no connection within {settings.connect_s:g} s{advice}")
     if is_name_mismatch(error):
         return RedisConnectionError(f"{name}: {error}; {NAME_MISMATCH_ADVICE}")
     if isinstance(error, OSError | UnicodeError | OverflowError):  # the last two: no such host, no such port
         return RedisConnectionError(f"{name}: {getattr(error, 'strerror', None) or error}")
     if isinstance(error, ConnectionLost):
-        return RedisConnectionError(f"{error} (during the handshake)")
+        advice = "" if settings.tls else "; does the port want TLS?"
+        return RedisConnectionError(f"{error} (during the handshake{advice})")
     if isinstance(error, RedisError) and name not in str(error):
         return type(error)(f"{name}: {error}")
     return error

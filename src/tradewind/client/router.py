@@ -8,7 +8,7 @@ import asyncio
 import random
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -53,6 +53,7 @@ class Router:
 
     `asks_only_seeds`: nodes that are not among the given addresses are not asked for the slot map.
     `refreshes_when_moved`: a MOVED is news about its own slot, and reason to learn the whole map anew.
+    `seed_names`: what the user called the given addresses, for TLS.
     """
 
     def __init__(
@@ -66,6 +67,7 @@ class Router:
         retry: RetryPolicy = DEFAULT_RETRY,
         asks_only_seeds: bool = False,
         refreshes_when_moved: bool = True,
+        seed_names: Mapping[Endpoint, str] | None = None,
         require_full_coverage: bool = True,
         on_map: Callable[[SlotMap], None] = lambda _map: None,
         rng: random.Random | None = None,
@@ -84,6 +86,7 @@ class Router:
         self.errors: Counter[str] = Counter()
         self._settings = settings
         self._topology = topology
+        self._seed_names = seed_names or {}
         self._asks_only_seeds = asks_only_seeds
         self._refreshes_when_moved = refreshes_when_moved
         self._require_full_coverage = require_full_coverage
@@ -285,7 +288,11 @@ class Router:
                 settings=self._settings,
                 rng=self._rng,
             )
+            node.announced_name = self._announced_name(endpoint)
         return node
+
+    def _announced_name(self, endpoint: Endpoint) -> str | None:
+        return self.slot_map.names.get(endpoint) or self._seed_names.get(endpoint)
 
     def primaries(self) -> list[Node]:
         """Nodes that own slots, each once."""
@@ -325,9 +332,9 @@ class Router:
         for item in slot_map.ranges:
             slot_nodes[item.first : item.last + 1] = [self.node(item.primary)] * (item.last - item.first + 1)
         roles = dict(slot_map.endpoints())
-        for endpoint, _ in slot_map.endpoints():
-            self.node(endpoint).announced_name = slot_map.names.get(endpoint)
         self.slot_map, self.slot_nodes = slot_map, slot_nodes
+        for endpoint, node in self.nodes.items():
+            node.announced_name = self._announced_name(endpoint)
         for listener in tuple(self.on_map):
             listener(slot_map)
         self._settle_nodes(roles)
