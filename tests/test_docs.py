@@ -14,7 +14,7 @@ import redis.exceptions
 
 import tradewind
 from tests.programs import ROOT, output_of
-from tradewind.client import commit, errors, policy, subscription
+from tradewind.client import commit, errors, policy, standalone, subscription
 from tradewind.client.stats import ClientStats, NodeStats
 from tradewind.engine import book, desk, keys, lease, messages, partition, quotes, risk
 from tradewind.ops import load
@@ -121,6 +121,16 @@ def test_a_documented_default_is_the_constructors(name: str) -> None:
 
 def test_every_option_is_documented() -> None:
     assert _constructor_defaults().keys() - {"self", "args", "kwargs"} <= _documented_options().keys()
+
+
+def test_every_argument_for_a_single_server_is_documented() -> None:
+    page = ROOT / "docs" / "standalone.md"
+    documented = {
+        name for first, *_ in _rows(_section(page, "Arguments"), "argument") for name in CODE.findall(first)
+    }
+    redis_py = set(inspect.signature(redis.asyncio.Redis.__init__).parameters) - {"self"}
+    assert redis_py <= documented
+    assert documented <= standalone.KNOWN | {"maint_notifications_config"}
 
 
 @pytest.mark.parametrize(

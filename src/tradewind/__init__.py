@@ -14,6 +14,7 @@ from tradewind.client.errors import (
     SharedConnectionError,
     TradewindError,
 )
+from tradewind.client.standalone import Redis
 from tradewind.client.stats import ClientStats, NodeStats
 
 __all__ = [
@@ -26,6 +27,7 @@ __all__ = [
     "NodeUnavailable",
     "OutcomeUnknown",
     "Overloaded",
+    "Redis",
     "RedisCluster",
     "SharedConnectionError",
     "TradewindError",

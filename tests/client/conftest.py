@@ -1,5 +1,11 @@
 """The fixtures of a client; see tests/support/client_fixtures.py."""
 
-from tests.support.client_fixtures import client, make_client, no_complaints, pytest_asyncio_loop_factories
+from tests.support.client_fixtures import (
+    client,
+    make_client,
+    make_redis,
+    no_complaints,
+    pytest_asyncio_loop_factories,
+)
 
-__all__ = ["client", "make_client", "no_complaints", "pytest_asyncio_loop_factories"]
+__all__ = ["client", "make_client", "make_redis", "no_complaints", "pytest_asyncio_loop_factories"]

@@ -14,9 +14,10 @@ import pytest
 
 from tests.conftest import EmbeddedCluster
 from tests.support.clients import check_idle
-from tradewind import RedisCluster
+from tradewind import Redis, RedisCluster
 
 MakeClient = Callable[..., RedisCluster]
+MakeRedis = Callable[..., Redis]
 
 
 def pytest_asyncio_loop_factories() -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
@@ -47,6 +48,23 @@ async def make_client() -> AsyncIterator[MakeClient]:
         return clients[-1]
 
     yield make
+    await _close(clients)
+
+
+@pytest.fixture
+async def make_redis() -> AsyncIterator[MakeRedis]:
+    """The same for single servers: `make_redis(port, **options)`."""
+    clients: list[Redis] = []
+
+    def make(port: int, **options: Any) -> Redis:
+        clients.append(Redis(host="127.0.0.1", port=port, **options))
+        return clients[-1]
+
+    yield make
+    await _close(clients)
+
+
+async def _close(clients: list[Any]) -> None:
     for client in clients:
         if client._router is not None:
             await check_idle(client)

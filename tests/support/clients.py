@@ -5,10 +5,10 @@ from typing import Any
 from redis.crc import key_slot
 
 from tests.support.waiting import eventually
-from tradewind import RedisCluster
+from tradewind import Redis, RedisCluster
 
 
-async def check_idle(client: RedisCluster) -> None:
+async def check_idle(client: RedisCluster | Redis) -> None:
     """Nothing is left in it: no command in flight, none waiting, no byte counted."""
 
     def is_idle() -> bool:

@@ -36,6 +36,7 @@ CONNECT_TIMEOUT_S = 5.0
 OWN_DEFAULTS: Mapping[str, Any] = {"socket_timeout": 5, "max_connections": 100, "socket_keepalive": True}
 CATALOG_ANSWER_S = 5.0
 SLOTS_CACHED_MAX = 4096
+ONE_SLOT = 0  # of a single server, where any would do
 REPLY_SKIP_PACKED = pack(("CLIENT REPLY", "SKIP"))  # holds for the next command only
 BRACE = ord("{")  # looked for as a number: as bytes that takes eight times as long
 SILENCE_S_MIN = (
@@ -52,6 +53,9 @@ class ClientCore:
     Ordering: commands that one task awaits one after the other run in that order. Commands of concurrent
     callers have no order among each other. Errors: see `tradewind.client.errors`.
     """
+
+    _has_slots = True  # the key says to which node a command goes
+    _connection_state_commands = CONNECTION_STATE_COMMANDS
 
     response_callbacks: dict[str, Any]
     encoder: Any
@@ -252,7 +256,10 @@ class ClientCore:
             data = key.encode() if type(key) is str else self._encode(key)
         except TypeError:
             return None
-        slot = key_slot(data) if BRACE in data else crc_hqx(data, 0) % SLOT_COUNT
+        if self._has_slots:
+            slot = key_slot(data) if BRACE in data else crc_hqx(data, 0) % SLOT_COUNT
+        else:
+            slot = ONE_SLOT
         now_s = time.monotonic()
         future = self._create_future()
         command = Command(args[0], packed, future, slot, repeatable, now_s, now_s + self._timeout_s)
@@ -292,7 +299,8 @@ class ClientCore:
         busy server answers BUSY also to CLIENT REPLY.
         """
         first_key, _ = self._short_path[args[0]]
-        node = self._need_router().slot_nodes[cached_slot(self._encode(args[first_key]))]
+        slot = cached_slot(self._encode(args[first_key])) if self._has_slots else ONE_SLOT
+        node = self._need_router().slot_nodes[slot]
         if node is None:
             return
         if not (node.may_skip_replies and self._catalog["CLIENT REPLY"].runs_when_busy):
@@ -308,7 +316,8 @@ class ClientCore:
             spec = self._catalog.get(f"{name} {word(args[1])}", spec)
         if spec is None:
             spec = self._catalog.get(name.split(" ")[0]) or CommandSpec(name, False, True, False, 0, ())
-        hint = CONNECTION_STATE_COMMANDS.get(spec.name) or CONNECTION_STATE_COMMANDS.get(name)
+        refused = self._connection_state_commands
+        hint = refused.get(spec.name) or refused.get(name)
         if hint is not None:
             raise SharedConnectionError(
                 f"{spec.name} is not possible on a connection that many callers share: {hint}"

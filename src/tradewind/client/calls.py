@@ -5,7 +5,13 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from redis.commands import AsyncRedisClusterCommands
+import redis.asyncio
+from redis.commands import (
+    AsyncCoreCommands,
+    AsyncRedisClusterCommands,
+    AsyncRedisModuleCommands,
+    AsyncSentinelCommands,
+)
 
 from tradewind.client.pipeline import Pipeline
 
@@ -72,3 +78,10 @@ class ClusterCalls(BoundCalls, AsyncRedisClusterCommands):  # type: ignore[misc]
     def pipeline(self, transaction: Any | None = None, shard_hint: Any | None = None) -> Pipeline:
         """As the client's, with this view's options for each command."""
         return Pipeline(self, transaction, shard_hint)
+
+
+class ServerCalls(BoundCalls, AsyncRedisModuleCommands, AsyncCoreCommands, AsyncSentinelCommands):  # type: ignore[misc]  # its bases differ
+    """The command methods of a `Redis`, bound to options."""
+
+    lock = redis.asyncio.Redis.lock
+    transaction = redis.asyncio.Redis.transaction

@@ -145,7 +145,8 @@ class NodePool(ConnectionPoolInterface):
     def __init__(
         self, find_node: NodeFinder, kwargs: Mapping[str, Any], *, wait_s: float, lasting: bool
     ) -> None:
-        self.connection_kwargs = connection_arguments(kwargs)
+        self.connection_kwargs = dict(kwargs)  # for who looks at them, as at those of redis-py's pool
+        self._arguments = connection_arguments(kwargs)
         self._find_node = find_node
         self._wait_s = wait_s
         self._lasting = lasting
@@ -158,7 +159,7 @@ class NodePool(ConnectionPoolInterface):
             wait_s=self._wait_s,
             lasting=self._lasting,
             retry=Retry(NoBackoff(), 1 if self._lasting else 0),
-            **self.connection_kwargs,
+            **self._arguments,
         )
 
     async def get_connection(

@@ -38,6 +38,7 @@ class Refresher:
     ) -> None:
         self.begun_s = 0.0  # when the last refresh began
         self.last_error = ""
+        self._cause: Exception | None = None  # of the last reason
         self._candidates = candidates
         self._dispatch = dispatch
         self._install = install
@@ -103,13 +104,14 @@ class Refresher:
         if self._closed:
             raise ClientClosed("the client is closed")
         listed = "; ".join(f"{name}: {reason}" for name, reason in reasons.items())
-        raise ClusterNotReady(f"{self._topology.unready}: {listed}", reasons)
+        raise ClusterNotReady(f"{self._topology.unready}: {listed}", reasons) from self._cause
 
     def _accept(self, node: Node, reply: "asyncio.Future[Any]", reasons: dict[str, str]) -> bool:
         try:
             slot_map = self._topology.slot_map(reply.result(), node.endpoint)
         except Exception as error:  # a server's answer, a lost connection, garbage: each is a reason
             reasons[node.name] = _reason(node, error)
+            self._cause = error
             return False
         if not slot_map.covered:
             reasons[node.name] = "it knows of no slots"

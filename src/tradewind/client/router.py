@@ -428,7 +428,8 @@ class Router:
     async def start(self) -> None:
         """Learn the slot map; wait up to `connect_s` until every slot is served.
 
-        Raises ClusterNotReady, or ClientClosed when it is closed meanwhile.
+        Raises ClusterNotReady, what a single server has said for good, or ClientClosed when it is closed
+        meanwhile.
         """
         deadline_s = time.monotonic() + self.timeouts.connect_s
         attempt = 0
@@ -443,7 +444,9 @@ class Router:
                     "require_full_coverage=False to use what is there"
                 )
             except ClusterNotReady as failure:
-                error = failure
+                error, cause = failure, failure.__cause__
+                if cause is not None and self._topology.is_final(cause):
+                    raise cause from None
             attempt += 1
             delay_s = backoff_s(attempt, self._rng, START_BACKOFF_BASE_S)
             if time.monotonic() + delay_s >= deadline_s:

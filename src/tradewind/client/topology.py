@@ -7,7 +7,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
-from redis.exceptions import AskError, ResponseError
+from redis.exceptions import AskError, AuthenticationError, ResponseError
+
+from tradewind.client.policy import Verdict, judge
 
 SLOT_COUNT = 16384
 AddressRemap = Callable[[tuple[str, int]], tuple[str, int]]
@@ -121,6 +123,9 @@ class Topology(Protocol):
     def redirected(self, error: AskError, asked: Endpoint) -> Endpoint:
         """Where a MOVED or ASK of the node at `asked` leads. Raises what the caller must be told instead."""
 
+    def is_final(self, error: BaseException) -> bool:
+        """Whether it is of no use to ask again after this error."""
+
 
 class ClusterTopology:
     """Nodes of a cluster know who owns what, and say so in redirects."""
@@ -139,6 +144,10 @@ class ClusterTopology:
         """The node that is named, under the address by which this client reaches it."""
         return resolve_endpoint(error.host, error.port, asked, self._address_remap)
 
+    def is_final(self, _error: BaseException) -> bool:
+        """Never: another node may know better."""
+        return False
+
 
 class OneServer:
     """A single server has all slots, so nobody needs to compute one. It is only asked whether it is there."""
@@ -156,3 +165,7 @@ class OneServer:
             f"{asked.name} is a node of a cluster and owns only some of the keys ({type(error).__name__} "
             f"{error}): use tradewind.RedisCluster"
         ) from error
+
+    def is_final(self, error: BaseException) -> bool:
+        """A refused password, or a database that does not exist, will be refused again."""
+        return isinstance(error, AuthenticationError | ResponseError) and judge(error) is Verdict.FAIL
