@@ -443,3 +443,13 @@ async def test_a_slow_command_with_time_left_keeps_its_connection(
             await client.get("slow")
         assert await slow == b"v"
         assert [node.last_error for node in client.stats().nodes if node.connections_lost] == []
+
+
+async def test_a_server_that_never_tells_its_commands_is_given_up_in_time(
+    server: FakeServer, make_client: MakeClient
+) -> None:
+    server.answer = lambda request: SILENCE if request[0] == b"COMMAND" else None
+    begun = time.monotonic()
+    with pytest.raises(ClusterNotReady, match="no node could tell its commands"):
+        await make_client(server.port, socket_connect_timeout=0.5)
+    assert time.monotonic() - begun < 2.0

@@ -12,7 +12,9 @@ from tests.conftest import EmbeddedCluster
 from tests.support.client_fixtures import MakeClient
 from tests.support.clients import key_in_slot_range
 from tests.support.fake_server import HANG_UP, HOST, SILENCE, FakeServer
+from tests.support.waiting import eventually
 from tradewind import (
+    ClientClosed,
     ClusterNotReady,
     DeadlineExceeded,
     NodeUnavailable,
@@ -178,3 +180,34 @@ async def test_an_error_behind_the_sending_does_not_send_again(
         assert [request[1] for request in server.requests if request[0] == b"INCRBY"] == [b"a", b"b"]
         with pytest.raises(DataError, match="convert the argument"):
             await client.execute_command("SET", "a", object())
+
+
+async def test_what_was_sent_before_is_not_said_to_be_unsent(make_client: MakeClient) -> None:
+    """Its connection ends, and there is never another one: the first try may have run."""
+    async with answering(b"SET", HANG_UP) as server:
+        client = make_client(server.port)
+        await client
+        told = asyncio.ensure_future(client.with_options(timeout_s=0.5, idempotent=True).set("a", "1"))
+        await eventually(lambda: server.count(b"SET") == 1)
+        server.answer = lambda request: HANG_UP if request[0] == b"HELLO" else None
+        with pytest.raises(DeadlineExceeded, match="SET was sent before, and its reply was lost"):
+            await told
+
+
+@pytest.mark.parametrize("answer", [SILENCE, b"-LOADING from disk\r\n"], ids=["dials", "pauses"])
+async def test_closing_tells_a_blocking_caller_who_is_not_connected(
+    make_client: MakeClient, answer: bytes
+) -> None:
+    name = b"HELLO" if answer == SILENCE else b"BLPOP"
+    async with FakeServer() as server:
+        client = make_client(server.port)
+        await client
+        server.answer = lambda request: answer if request[0] == name else None
+        blocked = asyncio.ensure_future(client.blpop(["a"], timeout=30))
+        await eventually(lambda: server.count(name) >= (2 if answer == SILENCE else 6))
+        await client.aclose()
+        for _ in range(20):
+            await asyncio.sleep(0)
+        assert blocked.done()
+        with pytest.raises(ClientClosed):
+            await blocked

@@ -54,7 +54,12 @@ def _command(name: str, flag: str) -> bytes:
     )
 
 
-COMMANDS = array(_command("get", "readonly"), _command("set", "write"), _command("incrby", "write"))
+COMMANDS = array(
+    _command("get", "readonly"),
+    _command("set", "write"),
+    _command("incrby", "write"),
+    _command("blpop", "blocking"),
+)
 
 
 class FakeServer:

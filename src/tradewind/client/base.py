@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Self
 import hiredis
 from redis.client import EMPTY_RESPONSE, NEVER_DECODE
 from redis.crc import key_slot
-from redis.exceptions import DataError, RedisError, ResponseError
+from redis.exceptions import DataError, ResponseError
 
 from tradewind.client.blocking import blocking_call, run_blocking
 from tradewind.client.calls import DEFAULT_CALL, BoundCalls, CallOptions
@@ -25,6 +25,7 @@ from tradewind.client.commit import Committer
 from tradewind.client.errors import ClientClosed, ClusterNotReady, SharedConnectionError
 from tradewind.client.node import Node
 from tradewind.client.policy import Limits, RetryPolicy, Timeouts
+from tradewind.client.refresh import Question
 from tradewind.client.router import Router
 from tradewind.client.settings import connection_settings
 from tradewind.client.stats import ClientStats
@@ -34,7 +35,7 @@ from tradewind.client.topology import SLOT_COUNT
 CONNECT_TIMEOUT_S = 5.0
 # Of redis-py's arguments, whatever its release: 7 has neither a deadline nor a cap, nor looks for dead peers.
 OWN_DEFAULTS: Mapping[str, Any] = {"socket_timeout": 5, "max_connections": 100, "socket_keepalive": True}
-CATALOG_ANSWER_S = 5.0
+CATALOG = Question(("COMMAND",), answer_s=5.0, unready="no node could tell its commands")
 SLOTS_CACHED_MAX = 4096
 ONE_SLOT = 0  # of a single server, where any would do
 REPLY_SKIP_PACKED = pack(("CLIENT REPLY", "SKIP"))  # holds for the next command only
@@ -137,10 +138,12 @@ class ClientCore:
 
     async def _open(self) -> None:
         router = self._make_router()
+        deadline_s = time.monotonic() + self._timeouts.connect_s
         try:
-            await router.start()
+            await router.start(deadline_s)
             if not self._catalog:
-                self._learn_commands(await self._ask_catalog(router))
+                primaries = router.primaries()
+                self._learn_commands(await router.ask_any(primaries, CATALOG, _read_catalog, deadline_s))
         except BaseException as error:
             await router.aclose()
             if isinstance(error, asyncio.CancelledError):
@@ -157,17 +160,6 @@ class ClientCore:
             self._opening = None
         if not opening.cancelled():
             opening.exception()  # the callers have been told; there may be none left
-
-    async def _ask_catalog(self, router: Router) -> dict[str, CommandSpec]:
-        """Ask one primary after the other: the first may fail at this moment."""
-        reasons: dict[str, str] = {}
-        for node in router.primaries():
-            try:
-                return parse_catalog(await router.ask(node, ("COMMAND",), CATALOG_ANSWER_S))
-            except (RedisError, ValueError, LookupError, TypeError) as error:
-                reasons[node.name] = str(error)
-        listed = "; ".join(f"{name}: {reason}" for name, reason in reasons.items())
-        raise ClusterNotReady(f"no node could tell its commands: {listed}", reasons)
 
     def _learn_commands(self, catalog: dict[str, CommandSpec]) -> None:
         self._catalog = catalog
@@ -188,6 +180,8 @@ class ClientCore:
         router, self._router, self._hot_router, self._initialize = self._router, None, None, True
         opening, subscriptions = self._opening, list(self._subscriptions)
         self._committers.clear()
+        if router is not None:
+            router.close()
         if opening is not None:
             opening.cancel()
             await asyncio.gather(opening, return_exceptions=True)
@@ -438,6 +432,14 @@ def word(value: Any) -> str:
 
 # Calls with several keys mostly name the same ones again: those of a partition, a group, a user.
 cached_slot = functools.lru_cache(maxsize=SLOTS_CACHED_MAX)(key_slot)
+
+
+def _read_catalog(_node: Node, reply: Any) -> dict[str, CommandSpec]:
+    """Raises ValueError for what is not understood."""
+    try:
+        return parse_catalog(reply)
+    except (LookupError, TypeError) as error:
+        raise ValueError(f"COMMAND answered in a form that is not understood: {error}") from error
 
 
 def _forget(future: "asyncio.Future[Any]") -> None:

@@ -41,6 +41,7 @@ class Command:
     part_of: "Command | None" = None  # goes right before that one, and shares its fate
     attempts = 0
     redirects = 0
+    may_have_run = False  # it was sent, its connection ended, and it may run again
 
     def __init__(
         self,

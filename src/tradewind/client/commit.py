@@ -54,7 +54,7 @@ class _NodeQueue:
 
     def __init__(self) -> None:
         self.commands: deque[Command] = deque()
-        self.workers: set[asyncio.Task[None]] = set()
+        self.workers: dict[asyncio.Task[None], None] = {}
         self.on_their_way: dict[Lane, tuple[list[Command], asyncio.Future[Any]]] = {}  # with its barrier
 
     def unanswered(self) -> Iterator[Command]:
@@ -104,11 +104,11 @@ class Committer:
 
     def _start_worker(self, node: Node, queue: _NodeQueue) -> None:
         task = asyncio.get_running_loop().create_task(self._run(node, queue), name=f"commit {node.name}")
-        queue.workers.add(task)
+        queue.workers[task] = None
         task.add_done_callback(lambda done: self._worker_ended(done, node, queue))
 
     def _worker_ended(self, task: "asyncio.Task[None]", node: Node, queue: _NodeQueue) -> None:
-        queue.workers.discard(task)
+        queue.workers.pop(task, None)
         if queue.commands and not self._router.closed:  # they came between its last look and now
             self._start_worker(node, queue)
         elif not queue.workers and not queue.commands:

@@ -37,8 +37,9 @@ class DedicatedConnections:
         self._idle_s_max = idle_s_max
         self._open_connection = open_connection
         self._idle: deque[tuple[Lane, float]] = deque()
-        self._taken: set[Lane] = set()
         self._holders: weakref.WeakSet[RightHolder] = weakref.WeakSet()
+        self._taken: dict[Lane, None] = {}  # in order: a set has none, and no run could be repeated
+        self.openings: dict[asyncio.Future[Lane], None] = {}
         self._waiters: OrderedDict[asyncio.Future[Lane | None], None] = OrderedDict()
         self._idle_timer: asyncio.TimerHandle | None = None
         self._renewed_s = 0.0  # what was opened before that is not used again
@@ -69,7 +70,7 @@ class DedicatedConnections:
         if self._closed:  # while this caller waited, or between the hand-over and now
             self.release(lane)
             raise self._client_closed()
-        self._taken.add(lane)
+        self._taken[lane] = None
         return lane
 
     async def acquire_right(self, holder: RightHolder, deadline_s: float) -> None:
@@ -108,19 +109,25 @@ class DedicatedConnections:
         return await self._wait(deadline_s)
 
     async def _open(self, deadline_s: float) -> Lane:
-        """Use the right to open one, or pass it on."""
+        """Use the right to open one, or pass it on. In a task of its own, so that `close` can end it."""
+        opening: asyncio.Future[Lane] = asyncio.ensure_future(self._open_connection())
+        self.openings[opening] = None
+        opening.add_done_callback(self.openings.pop)
         try:
             async with asyncio.timeout(max(0.0, deadline_s - time.monotonic())):
-                return await self._open_connection()
+                return await opening
         except BaseException as error:
-            self._give(None)
+            is_open = opening.done() and not opening.cancelled() and opening.exception() is None
+            self._give(opening.result() if is_open else None)  # it came in the moment of the cancellation
             if isinstance(error, TimeoutError):
                 raise NodeUnavailable(f"{self._name}: no connection before the deadline") from None
+            if self._closed and isinstance(error, asyncio.CancelledError) and not _is_cancelled():
+                raise self._client_closed() from None
             raise
 
     def release(self, lane: Lane) -> None:
         """Give it back. A connection that still owes a reply is closed, since its state is not known."""
-        self._taken.discard(lane)
+        self._taken.pop(lane, None)
         is_wanted = lane.opened_s > self._renewed_s and not self._closed
         if lane.state is LaneState.OPEN and lane.load == 0 and is_wanted:
             self._give(lane)
@@ -160,6 +167,8 @@ class DedicatedConnections:
             lane.close(self._client_closed())
         self.count -= len(self._idle)
         self._idle.clear()
+        for opening in self.openings:
+            opening.cancel()
         self.drop_taken(self._client_closed())
         self.drop_held(self._client_closed())
         while self._waiters:
@@ -229,3 +238,9 @@ class DedicatedConnections:
         else:
             self._idle.append((lane, time.monotonic()))
             self._look_later()
+
+
+def _is_cancelled() -> bool:
+    """Whether the caller itself was cancelled, and not only what it waits for."""
+    task = asyncio.current_task()
+    return task is not None and bool(task.cancelling())

@@ -449,6 +449,8 @@ class Node:
             self._retry_timer.cancel()
             self._retry_timer = None
         self.drop_connections(self._closed)
+        for task in self._dial_tasks:
+            task.cancel()
         self.dedicated.close()
 
     async def aclose(self) -> None:
@@ -456,10 +458,7 @@ class Node:
         self.forget("the client is closed")
         for command in self.take_waiting():
             self._owner.tell(command, ClientClosed(f"{self.name}: the client is closed"))
-        tasks = list(self._dial_tasks)
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.gather(*self._dial_tasks, *self.dedicated.openings, return_exceptions=True)
 
     def stats(self, now_s: float) -> NodeStats:
         """This node now."""

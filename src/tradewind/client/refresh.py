@@ -4,8 +4,8 @@ import asyncio
 import random
 import time
 from collections import deque
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple, TypeVar
 
 from redis.exceptions import RedisError
 
@@ -18,7 +18,16 @@ from tradewind.client.topology import SlotMap, Topology
 
 ANSWER_S = 2.0  # how long one node may take to answer
 HEDGE_S = 0.25  # ... and after how long another is asked as well
+Answer = TypeVar("Answer")
 JITTER = 0.2  # so that clients that lost the same node do not ask in step
+
+
+class Question(NamedTuple):
+    """One harmless command, which any node can answer."""
+
+    args: tuple[str, ...]
+    answer_s: float  # how long one node may take
+    unready: str  # the beginning of the sentence that says that nobody answered
 
 
 class Refresher:
@@ -38,7 +47,6 @@ class Refresher:
     ) -> None:
         self.begun_s = 0.0  # when the last refresh began
         self.last_error = ""
-        self._cause: Exception | None = None  # of the last reason
         self._candidates = candidates
         self._dispatch = dispatch
         self._install = install
@@ -47,7 +55,7 @@ class Refresher:
         self._topology = topology
         self._count = count
         self._rng = rng
-        self._questions: set[Command] = set()
+        self._questions: dict[Command, None] = {}  # that are on their way, in order
         self._task: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._closed = False
@@ -81,64 +89,71 @@ class Refresher:
         if self._is_urgent():
             self.soon()
 
-    async def refresh(self, answer_s: float = ANSWER_S) -> None:
-        """Learn the slot map now. Raises ClusterNotReady, with each node's own reason, or ClientClosed."""
+    async def refresh(self, deadline_s: float = float("inf")) -> None:
+        """Learn the slot map now, by `deadline_s` of the monotonic clock. Raises as `ask_any`."""
         self.begun_s = time.monotonic()
+        topology = self._topology
+        question = Question(topology.question, ANSWER_S, topology.unready)
+        self._install(await self.ask_any(self._candidates(), question, self._read_map, deadline_s))
+
+    def _read_map(self, node: Node, reply: Any) -> SlotMap:
+        slot_map = self._topology.slot_map(reply, node.endpoint)
+        if not slot_map.covered:
+            raise ValueError("it knows of no slots")
+        return slot_map
+
+    async def ask_any(
+        self,
+        nodes: Iterable[Node],
+        question: Question,
+        read: Callable[[Node, Any], Answer],
+        deadline_s: float,
+    ) -> Answer:
+        """The first answer that `read` can read. The next node is asked when one fails, or takes long.
+
+        Raises ClusterNotReady with each node's own reason, or ClientClosed.
+        """
         reasons: dict[str, str] = {}
-        candidates = deque(self._candidates())
+        cause: Exception | None = None
+        candidates = deque(nodes)
         asked: dict[asyncio.Future[Any], Node] = {}
         try:
             while (candidates or asked) and not self._closed:
                 if candidates:
                     node = candidates.popleft()
-                    asked[self._ask_for_map(node, answer_s)] = node
+                    left_s = max(0.0, deadline_s - time.monotonic())
+                    asked[self._ask(node, question.args, min(question.answer_s, left_s))] = node
                 done, _ = await asyncio.wait(
                     asked, timeout=HEDGE_S if candidates else None, return_when=asyncio.FIRST_COMPLETED
                 )
-                for reply in done:
-                    if self._accept(asked.pop(reply), reply, reasons):
-                        return
+                for reply in [reply for reply in asked if reply in done]:
+                    node = asked.pop(reply)
+                    try:
+                        return read(node, reply.result())
+                    except Exception as error:  # a server's answer, a lost connection, garbage: a reason
+                        reasons[node.name] = _reason(node, error)
+                        cause = error
         finally:
             for reply in asked:
                 give_up(reply)
         if self._closed:
             raise ClientClosed("the client is closed")
         listed = "; ".join(f"{name}: {reason}" for name, reason in reasons.items())
-        raise ClusterNotReady(f"{self._topology.unready}: {listed}", reasons) from self._cause
+        raise ClusterNotReady(f"{question.unready}: {listed}", reasons) from cause
 
-    def _accept(self, node: Node, reply: "asyncio.Future[Any]", reasons: dict[str, str]) -> bool:
-        try:
-            slot_map = self._topology.slot_map(reply.result(), node.endpoint)
-        except Exception as error:  # a server's answer, a lost connection, garbage: each is a reason
-            reasons[node.name] = _reason(node, error)
-            self._cause = error
-            return False
-        if not slot_map.covered:
-            reasons[node.name] = "it knows of no slots"
-            return False
-        self._install(slot_map)
-        return True
-
-    def _ask_for_map(self, node: Node, answer_s: float) -> "asyncio.Future[Any]":
-        question = self._question(node, self._topology.question, answer_s)
-        self._questions.add(question)
-        question.future.add_done_callback(lambda _reply: self._questions.discard(question))
-        return question.future
-
-    async def ask(self, node: Node, args: tuple[Any, ...], timeout_s: float) -> Any:
+    def _ask(self, node: Node, args: tuple[Any, ...], timeout_s: float) -> "asyncio.Future[Any]":
         """One harmless command to one node, by a deadline of its own."""
-        return await self._question(node, args, timeout_s).future
-
-    def _question(self, node: Node, args: tuple[Any, ...], timeout_s: float) -> Command:
         now_s = time.monotonic()
         future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         question = Command(str(args[0]), pack(args), future, -1, False, now_s, now_s + timeout_s)
         question.pinned = node
+        self._questions[question] = None
+        future.add_done_callback(lambda _reply: self._questions.pop(question, None))
         self._dispatch(question)
-        return question
+        return future
 
     def on_dial_failed(self, node: Node, error: Exception) -> None:
-        """Who only wants to know the map asks somebody else at once."""
+        """Who only asks a question asks somebody else at once."""
         for question in [question for question in self._questions if question.pinned is node]:
             question.fail(error)
 

@@ -9,6 +9,7 @@ import random
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -17,7 +18,13 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 
 from tradewind.client.command import Command
 from tradewind.client.connect import ConnectionSettings
-from tradewind.client.errors import ClientClosed, ClusterNotReady, NodeUnavailable
+from tradewind.client.errors import (
+    ClientClosed,
+    ClusterNotReady,
+    DeadlineExceeded,
+    NodeUnavailable,
+    Overloaded,
+)
 from tradewind.client.exclusive import ConnectionLost
 from tradewind.client.node import Node
 from tradewind.client.policy import (
@@ -29,7 +36,7 @@ from tradewind.client.policy import (
     judge,
     unknown_outcome,
 )
-from tradewind.client.refresh import ANSWER_S, Refresher
+from tradewind.client.refresh import Refresher
 from tradewind.client.stats import ClientStats
 from tradewind.client.topology import (
     SLOT_COUNT,
@@ -82,6 +89,7 @@ class Router:
         self.on_map = [on_map]
         self.retry = retry
         self.closed = False
+        self._closing = asyncio.Event()  # for those who pause
         self.commands = self.moved = self.asked = self.retries = self.refreshes = 0
         self.errors: Counter[str] = Counter()
         self._settings = settings
@@ -107,7 +115,7 @@ class Router:
             rng=self._rng,
         )
         self.refresh_soon = self._refresher.soon
-        self.ask = self._refresher.ask
+        self.ask_any = self._refresher.ask_any
         self.keep_watch = self.watchdog.start
 
     # -- the way of a command --------------------------------------------------------------------------------
@@ -202,6 +210,7 @@ class Router:
     def lost(self, node_name: str, command: Command, error: Exception) -> None:
         """The command was sent and its connection ended without a reply."""
         if command.repeatable or self.retry.always:
+            command.may_have_run = True
             self.retry_later(command, error)
         else:
             what = f"{node_name}: {command.name} was sent and its connection ended"
@@ -214,6 +223,10 @@ class Router:
         `stats().errors` has it; a caller who has gone, or was told before, counts no more.
         """
         if not command.future.done():
+            if command.may_have_run and isinstance(error, Overloaded | NodeUnavailable | ClusterNotReady):
+                error = DeadlineExceeded(
+                    f"{command.name} was sent before, and its reply was lost; then {error}"
+                )
             self.count(error)
             command.fail(error)
 
@@ -259,7 +272,10 @@ class Router:
         if self._is_last(command, delay_s):
             raise self._last_word(command, error)
         self.retries += 1
-        await asyncio.sleep(delay_s)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(delay_s):
+                await self._closing.wait()
+                raise self._last_word(command, error)
 
     def _is_last(self, command: Command, delay_s: float) -> bool:
         """There is no other try: too many already, or no time for it."""
@@ -308,9 +324,9 @@ class Router:
         """A silent node sends no redirects: ask the others."""
         self.refresh_soon()
 
-    async def refresh(self, answer_s: float = ANSWER_S) -> None:
+    async def refresh(self) -> None:
         """Learn the slot map now. Raises ClusterNotReady with each node's own reason."""
-        await self._refresher.refresh(answer_s)
+        await self._refresher.refresh()
 
     def _is_urgent(self) -> bool:
         """Somebody waits for better news than the last refresh brought."""
@@ -425,17 +441,16 @@ class Router:
 
     # -- start and end ---------------------------------------------------------------------------------------
 
-    async def start(self) -> None:
-        """Learn the slot map; wait up to `connect_s` until every slot is served.
+    async def start(self, deadline_s: float) -> None:
+        """Learn the slot map; wait until every slot is served, at most to `deadline_s`.
 
         Raises ClusterNotReady, what a single server has said for good, or ClientClosed when it is closed
         meanwhile.
         """
-        deadline_s = time.monotonic() + self.timeouts.connect_s
         attempt = 0
         while True:
             try:
-                await self.refresh(min(ANSWER_S, max(0.0, deadline_s - time.monotonic())))
+                await self._refresher.refresh(deadline_s)
                 missing = SLOT_COUNT - self.slot_map.covered
                 if not missing or not self._require_full_coverage:
                     return
@@ -453,12 +468,23 @@ class Router:
                 raise ClusterNotReady(f"{error} (waited {self.timeouts.connect_s:g} s)", error.reasons)
             await asyncio.sleep(delay_s)
 
-    async def aclose(self) -> None:
-        """Close every connection and tell everyone who waits."""
+    def close(self) -> None:
+        """Close every connection, at once: the client may be opened again in the next turn of the loop, and
+        what both have together would be more than its limits. `aclose` does the rest.
+        """
+        if self.closed:
+            return
         self.closed = True
+        self._closing.set()
         self.watchdog.stop()
         for timer in (*self._delayed.values(), *self._demotions.values()):
             timer.cancel()
+        for node in self.nodes.values():
+            node.forget("the client is closed")
+
+    async def aclose(self) -> None:
+        """Close every connection and tell everyone who waits."""
+        self.close()
         await self._refresher.aclose()
         await asyncio.gather(*(committer.aclose() for committer in self.committers))
         await asyncio.gather(*(node.aclose() for node in self.nodes.values()))
