@@ -1,0 +1,54 @@
+"""Watches the client's limits in every turn of its loop, by the network's own count and by the client's."""
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from tests.simulation.world import World
+
+DEDICATED_DIALS_MAX = 4  # docs/client.md, "Limits"
+TURNS_BETWEEN_LOOKS = 5  # at the stats, which take long to make
+ASKING = 1  # goes with its command when that has room
+
+
+class LimitsWatch:
+    """Called when a turn of the loop has ended, and when a connection is begun."""
+
+    def __init__(self, world: "World") -> None:
+        self._world = world
+        self.turns = 0
+        self._broken = ""  # told when the turn has ended: the client may catch what is raised within
+        self.connections_most = self.in_flight_most = self.waiting_most = 0
+
+    def turn_ended(self) -> None:
+        self.turns += 1
+        if self._broken:
+            self._world.fail(self._broken)
+        if self.turns % TURNS_BETWEEN_LOOKS == 0:
+            self.check_stats()
+
+    def dialing(self, name: str) -> None:
+        """The client has begun to open a connection."""
+        world = self._world
+        count = len(world.network.open_connections(name))
+        self.connections_most = max(self.connections_most, count)
+        if count > world.options["max_connections"]:
+            self._broken = f"{count} connections to {name}, of at most {world.options['max_connections']}"
+        if world.network.dialing[name] > DEDICATED_DIALS_MAX + world.options["lanes"]:
+            self._broken = f"{world.network.dialing[name]} connections to {name} are being opened at once"
+
+    def check_stats(self) -> None:
+        """What the client says of itself stays within its limits."""
+        world = self._world
+        options = world.options
+        stats = world.client.stats()
+        for node in stats.nodes:
+            if not 0 <= node.in_flight <= options["in_flight_max"] + ASKING:
+                world.fail(
+                    f"{node.in_flight} in flight at {node.name}, of at most {options['in_flight_max']}"
+                )
+            if not 0 <= node.in_flight_bytes <= options["in_flight_bytes_max"] + world.command_bytes_max:
+                world.fail(f"{node.in_flight_bytes} bytes in flight at {node.name}")
+            if node.lanes > options["lanes"] or node.connections > options["max_connections"]:
+                world.fail(f"{node.lanes} lanes and {node.dedicated} dedicated connections at {node.name}")
+            self.in_flight_most = max(self.in_flight_most, node.in_flight)
+        self.waiting_most = max(self.waiting_most, stats.waiting)
