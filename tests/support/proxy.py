@@ -11,8 +11,9 @@ One `FaultProxy` stands before one server. Its attributes may be changed at any 
     cut_reply_bytes  the next longer piece for a client is cut to so many bytes, then RST; happens once
     is_mute          called with each `Link`; True: nothing passes on it in either direction
 
-`reset_all()` ends every connection with RST, `refuse` closes new ones at once, `inject()` says something that
-no server said, `mute_open_ones()` leaves the connections of now half open for ever.
+`reset_all()` ends every connection with RST (`resets` counts those of clients), `refuse` closes new ones at
+once, `inject()` says something that no server said, `mute_open_ones()` leaves the connections of now half
+open for ever.
 """
 
 import asyncio
@@ -81,7 +82,7 @@ class FaultProxy:
 
     def reset_all(self) -> None:
         for link in list(self._links):
-            self.resets += 1
+            self.resets += not link.is_replication
             link.reset()
 
     def mute_open_ones(self) -> None:

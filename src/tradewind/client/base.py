@@ -23,6 +23,7 @@ from tradewind.client.catalog import CONNECTION_STATE_COMMANDS, CommandSpec, par
 from tradewind.client.command import Command, pack
 from tradewind.client.commit import Committer
 from tradewind.client.errors import ClientClosed, ClusterNotReady, SharedConnectionError
+from tradewind.client.forked import let_go_in_children
 from tradewind.client.node import Node
 from tradewind.client.policy import Limits, RetryPolicy, Timeouts
 from tradewind.client.refresh import Question
@@ -96,6 +97,7 @@ class ClientCore:
         self._committers: dict[tuple[int, int], Committer] = {}
         self._subscriptions: list[ShardedSubscription] = []
         self._opening: asyncio.Task[None] | None = None
+        let_go_in_children(self)
 
     # -- what differs between a cluster and one server -------------------------------------------------------
 
@@ -189,6 +191,15 @@ class ClientCore:
             await subscription.aclose()
         if router is not None:
             await router.aclose()
+
+    def let_go(self) -> object:
+        """In a forked child: what is open is the parent's; the next call opens connections of its own."""
+        parents = self._router, self._opening, list(self._subscriptions)
+        self._router = self._hot_router = self._opening = None
+        self._initialize = True
+        self._committers.clear()
+        self._subscriptions.clear()
+        return parents
 
     # -- commands --------------------------------------------------------------------------------------------
 

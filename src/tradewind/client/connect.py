@@ -15,6 +15,7 @@ from redis.exceptions import RedisError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from tradewind.client.exclusive import EXCLUSIVE_OWNER, ConnectionLost, exclusive_submit
+from tradewind.client.forked import let_go_in_children
 from tradewind.client.lane import Lane, LaneProtocol
 from tradewind.client.tls import Tls, is_name_mismatch, names_to_check
 from tradewind.client.topology import Endpoint
@@ -74,6 +75,7 @@ async def open_lane(
     credential provider raises. Nothing was sent for anybody and nothing is left open on failure.
     """
     lane = new_lane(host, port, settings)
+    let_go_in_children(lane)
     try:
         async with asyncio.timeout(settings.connect_s):
             await _dial(lambda: LaneProtocol(lane), host, port, settings, announced_name)

@@ -69,6 +69,7 @@ class Lane:
     """One connection's queue of commands. Not thread safe; belongs to one event loop."""
 
     __slots__ = (
+        "__weakref__",
         "_call_soon",
         "_close_transport",
         "_now",
@@ -330,6 +331,15 @@ class Lane:
         if self._close_transport is not None:
             self._close_transport()
         self.owner.on_lost(self, sent, unsent, error)
+
+    def let_go(self) -> object:
+        """In a forked child: the connection is the parent's, nothing here closes it or writes to it."""
+        mine = self._write, self._close_transport, self.in_flight, self.outbox
+        self.state = LaneState.CLOSED
+        self.has_more = False
+        self.in_flight, self.outbox = deque(), []
+        self._write = self._close_transport = None
+        return mine
 
     def __repr__(self) -> str:
         return (
