@@ -9,10 +9,10 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet --quiet
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test lint format bench soak lock clean
+.PHONY: help setup run test lint format bench soak redis-py-suite lock clean
 
 help: ## list the targets
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/\1|\2/' | awk -F'|' '{printf "  make %-8s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/\1|\2/' | awk -F'|' '{printf "  make %-14s %s\n", $$1, $$2}'
 
 setup: $(STAMP) ## create .venv from the lock file
 	@:
@@ -60,6 +60,9 @@ soak: setup ## the long tests, then the whole system under faults for ten minute
 	@$(BIN)/pytest -m soak
 	@TRADEWIND_TEST_LOOP=uvloop $(BIN)/pytest tests/client tests/faults
 	@$(BIN)/tradewind up --seconds 600 --crash-at 60 --kill-primary-at 120 $(ARGS)
+
+redis-py-suite: setup ## redis-py's own tests, with redis-py and with Tradewind (ARGS="--select pipeline")
+	@$(BIN)/python -m tools.redis_py_suite $(ARGS)
 
 lock: setup ## resolve the dependencies anew: uv.lock and what is exported from it
 	@$(PIP) install 'uv>=0.9'

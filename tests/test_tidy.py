@@ -161,7 +161,7 @@ def test_the_package_keeps_the_rule(rule: Rule) -> None:
     "rule", [unreferenced_task, return_in_finally, long_function], ids=lambda rule: rule.__name__
 )
 def test_the_tests_keep_the_rule(rule: Rule) -> None:
-    folders = (ROOT / "tests", ROOT / "benchmarks")
+    folders = (ROOT / "tests", ROOT / "benchmarks", ROOT / "tools")
     assert not (found := _breaches(rule, _sources(*folders))), "\n".join(found)
 
 

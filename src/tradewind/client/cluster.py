@@ -9,8 +9,8 @@ import random
 from collections.abc import Iterable, Mapping
 from typing import Any, Self, cast
 
-import redis.asyncio
 from redis.asyncio.cluster import ClusterNode
+from redis.asyncio.cluster import RedisCluster as RedisPyCluster
 from redis.cluster import PRIMARY, REPLICA, SLOT_ID
 from redis.exceptions import RedisClusterException
 
@@ -25,7 +25,7 @@ from tradewind.client.settings import named_arguments, retry_policy
 from tradewind.client.topology import SLOT_COUNT, ClusterTopology, Endpoint, SlotMap
 
 
-class RedisCluster(ClientCore, redis.asyncio.RedisCluster):  # type: ignore[misc]  # its bases differ
+class RedisCluster(ClientCore, RedisPyCluster):  # type: ignore[misc]  # its bases differ
     """A drop-in for `redis.asyncio.RedisCluster` over which any number of callers share a few connections.
 
     Takes redis-py's arguments. `max_connections` is a hard cap per node on all connections of this client; it
@@ -53,7 +53,7 @@ class RedisCluster(ClientCore, redis.asyncio.RedisCluster):  # type: ignore[misc
     ) -> None:
         if retry is not None:
             kwargs["retry"] = retry
-        given = named_arguments(redis.asyncio.RedisCluster.__init__, args, kwargs)
+        given = named_arguments(RedisPyCluster.__init__, args, kwargs)
         policy = retry_policy(given)
         if isinstance(given.get("retry"), str):
             del given["retry"]

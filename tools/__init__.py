@@ -1,0 +1,1 @@
+"""Programs for work on Tradewind; no part of what is installed."""
