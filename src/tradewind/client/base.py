@@ -13,8 +13,10 @@ from collections.abc import Generator, Mapping
 from typing import TYPE_CHECKING, Any, Self
 
 import hiredis
+from redis.auth.token import TokenInterface
 from redis.client import EMPTY_RESPONSE, NEVER_DECODE
 from redis.crc import key_slot
+from redis.event import AfterAsyncClusterInstantiationEvent
 from redis.exceptions import DataError, ResponseError
 
 from tradewind.client.blocking import blocking_call, run_blocking
@@ -61,6 +63,7 @@ class ClientCore:
 
     response_callbacks: dict[str, Any]
     encoder: Any
+    _event_dispatcher: Any
 
     def _set_up(
         self,
@@ -97,6 +100,7 @@ class ClientCore:
         self._committers: dict[tuple[int, int], Committer] = {}
         self._subscriptions: list[ShardedSubscription] = []
         self._opening: asyncio.Task[None] | None = None
+        self._is_announced = False
         let_go_in_children(self)
 
     # -- what differs between a cluster and one server -------------------------------------------------------
@@ -140,6 +144,7 @@ class ClientCore:
 
     async def _open(self) -> None:
         router = self._make_router()
+        self._listen_for_credentials()
         deadline_s = time.monotonic() + self._timeouts.connect_s
         try:
             await router.start(deadline_s)
@@ -156,6 +161,29 @@ class ClientCore:
         if type(self).execute_command is ClientCore.execute_command and self._is_utf8():
             self._hot_router = router
         self._initialize = False
+
+    def _listen_for_credentials(self) -> None:
+        """Have redis-py's listener subscribe to a provider that streams credentials: it calls
+        `re_auth_callback` of each of the nodes that it is told of.
+        """
+        self._loop = asyncio.get_running_loop()
+        if not self._is_announced:
+            self._is_announced = True
+            nodes = {"every node": self}
+            provider = self._settings.credential_provider
+            self._event_dispatcher.dispatch(AfterAsyncClusterInstantiationEvent(nodes, provider))
+
+    async def re_auth_callback(self, token: TokenInterface) -> None:
+        """What redis-py's listener calls when a StreamingCredentialProvider has new credentials, in whatever
+        thread: open connections take them in line, nothing on its way is disturbed.
+        """
+        if self._router is not None:
+            credentials = (token.try_get("oid"), token.get_value())
+            self._loop.call_soon_threadsafe(self._reauthenticate, credentials)
+
+    def _reauthenticate(self, credentials: tuple[str, ...]) -> None:
+        if self._router is not None:
+            self._router.reauthenticate(credentials)
 
     def _opened(self, opening: "asyncio.Task[None]") -> None:
         if self._opening is opening:

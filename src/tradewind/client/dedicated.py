@@ -176,6 +176,10 @@ class DedicatedConnections:
             if not waiter.done():
                 waiter.set_exception(self._client_closed())
 
+    def listening(self) -> list[Lane]:
+        """The connections of subscriptions."""
+        return [lane for lane in self._taken if lane.listening]
+
     def drop_taken(self, error: Exception) -> None:
         """End the connections in use: their users see it, and give them back."""
         for lane in list(self._taken):

@@ -9,7 +9,7 @@ import asyncio
 import random
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from functools import partial
 from typing import Any, Protocol, TypeVar
 
@@ -29,6 +29,7 @@ from tradewind.client.lane import Lane, LaneState
 from tradewind.client.policy import Limits, Timeouts, backoff_s
 from tradewind.client.stats import NodeStats
 from tradewind.client.topology import Endpoint
+from tradewind.client.upkeep import Upkeep
 
 SLOW_LANE_S = 0.1  # a lane that owes a reply for so long is passed by as long as another lane is quicker
 DIAL_BACKOFF_BASE_S = 0.05
@@ -53,6 +54,12 @@ class NodeOwner(Protocol):
 
     def on_dial_failed(self, node: "Node", error: Exception) -> None:
         """A connection could not be made."""
+
+    def count(self, error: Exception) -> None:
+        """Count an error that no caller hears of."""
+
+    def keep_watch(self) -> None:
+        """Something was sent that `tick` has to look after."""
 
     def on_suspect(self, node: "Node") -> None:
         """The node owes replies and has been silent for a while: does it still own its slots?"""
@@ -101,8 +108,15 @@ class Node:
         self.dedicated = DedicatedConnections(
             self.name,
             count_max=limits.dedicated_max,
-            idle_s_max=limits.dedicated_idle_s_max,
+            idle_s_max=min(limits.dedicated_idle_s_max, settings.health_check_s or float("inf")),
             open_connection=self._open_dedicated,
+        )
+        self._upkeep = Upkeep(
+            self._upkeep_lanes,
+            send=self._send_upkeep,
+            interval_s=settings.health_check_s,
+            answer_s=timeouts.silence_s,
+            on_refused=owner.count,
         )
         self._closed: ClientClosed | None = None
 
@@ -196,6 +210,7 @@ class Node:
 
     async def _dial(self) -> None:
         self.dials += 1
+        begun_s = time.monotonic()
         try:
             lane = await open_lane(*self.endpoint, self._settings, self.announced_name)
         except Exception as error:  # whatever it is: also what a credential provider raises
@@ -207,6 +222,7 @@ class Node:
         lane.owner = self
         self._failures_in_a_row = 0
         self._lanes.append(lane)
+        self._upkeep.opened(lane, begun_s)
         self._choose_preferred()
         self._admit_waiting()
 
@@ -259,6 +275,27 @@ class Node:
         for lane in [lane for lane in self._outdated if not lane.load]:
             self._lanes.remove(lane)  # so it does not count as lost
             lane.close(RedisConnectionError(f"{lane.name}: renewed, since the server became a replica"))
+
+    # -- for the connections' own sake -----------------------------------------------------------------------
+
+    def reauthenticate(self, auth: bytes) -> None:
+        """Credentials have changed; `auth` is the packed AUTH. Who has a connection for itself may finish."""
+        self._upkeep.reauthenticate(auth)
+        self.dedicated.renew(time.monotonic())
+
+    def _upkeep_lanes(self) -> Iterator[Lane]:
+        """Those that are kept open. With RESP2 a subscription's connection takes no other commands."""
+        yield from self._lanes
+        if self._settings.protocol == 3:
+            yield from self.dedicated.listening()
+
+    def _send_upkeep(self, lane: Lane, command: Command) -> None:
+        if lane.owner is self:
+            self._send(lane, command)
+            self._owner.keep_watch()
+        else:
+            command.raw = True  # a message that comes before its answer must stay undecoded
+            lane.submit(command)
 
     # -- what lanes report -----------------------------------------------------------------------------------
 
@@ -445,6 +482,7 @@ class Node:
     def forget(self, why: str = "the node has left the cluster") -> None:
         """Nobody needs the node any more: close its connections."""
         self._closed = ClientClosed(f"{self.name}: {why}")
+        self._upkeep.stop()
         if self._retry_timer is not None:
             self._retry_timer.cancel()
             self._retry_timer = None

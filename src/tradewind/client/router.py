@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from redis.exceptions import AskError, ReadOnlyError, ResponseError
 from redis.exceptions import ConnectionError as RedisConnectionError
 
-from tradewind.client.command import Command
+from tradewind.client.command import Command, pack
 from tradewind.client.connect import ConnectionSettings
 from tradewind.client.errors import (
     ClientClosed,
@@ -116,7 +116,6 @@ class Router:
         )
         self.refresh_soon = self._refresher.soon
         self.ask_any = self._refresher.ask_any
-        self.keep_watch = self.watchdog.start
 
     # -- the way of a command --------------------------------------------------------------------------------
 
@@ -134,6 +133,10 @@ class Router:
         """As `dispatch`, by the way that the command first came: alone, or in a durable batch."""
         if not command.future.done():
             (command.committer or self).dispatch(command)
+
+    def keep_watch(self) -> None:
+        """See `Watchdog`."""
+        self.watchdog.start()
 
     def park(self, command: Command) -> None:
         """Nobody owns the slot at the moment: hold the command until somebody does, or its deadline."""
@@ -319,6 +322,12 @@ class Router:
         self.count(error)
         self._refresher.on_dial_failed(node, error)
         self.refresh_soon()
+
+    def reauthenticate(self, credentials: tuple[str, ...]) -> None:
+        """Open connections take these credentials in line; new ones ask the provider themselves."""
+        auth = pack(("AUTH", *credentials))
+        for node in self.nodes.values():
+            node.reauthenticate(auth)
 
     def on_suspect(self, _node: Node) -> None:
         """A silent node sends no redirects: ask the others."""

@@ -166,6 +166,7 @@ def connection_settings(kwargs: Mapping[str, Any]) -> ConnectionSettings:
         encoding=kwargs.get("encoding", "utf-8") if kwargs.get("decode_responses") else None,
         encoding_errors=kwargs.get("encoding_errors", "strict"),
         connect_s=float(kwargs.get("socket_connect_timeout") or 5.0),
+        health_check_s=float(kwargs.get("health_check_interval") or 0),
         read_bytes_max=None if read_size == REDIS_PY_READ_SIZE else int(read_size),
     )
 

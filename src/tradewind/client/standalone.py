@@ -40,10 +40,10 @@ HONOURED = frozenset({
     "lib_version", "driver_info", "ssl_keyfile", "ssl_certfile", "ssl_password", "ssl_cert_reqs",
     "ssl_ca_certs", "ssl_ca_data", "ssl_ca_path", "ssl_check_hostname", "ssl_include_verify_flags",
     "ssl_exclude_verify_flags", "ssl_min_version", "ssl_ciphers", "retry", "retry_on_error",
-    "socket_read_size", "event_dispatcher",
+    "socket_read_size", "event_dispatcher", "health_check_interval",
 })  # fmt: skip
 # docs/standalone.md says why.
-WITHOUT_EFFECT = frozenset({"retry_on_timeout", "health_check_interval", "socket_type", "himport_registry"})
+WITHOUT_EFFECT = frozenset({"retry_on_timeout", "socket_type", "himport_registry"})
 HINTS = {
     **CONNECTION_STATE_COMMANDS,
     "MONITOR": "use client.monitor()",

@@ -3,6 +3,7 @@
 Source of the reply's form: https://redis.io/docs/latest/commands/cluster-slots/
 """
 
+import socket
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
@@ -83,9 +84,9 @@ def _range(item: Any, asked: Endpoint, remap: AddressRemap | None, names: dict[E
 
 
 def _endpoint(node: Any, asked: Endpoint, remap: AddressRemap | None, names: dict[Endpoint, str]) -> Endpoint:
-    announced = resolve_endpoint(node[0], int(node[1]), asked, None)
-    endpoint = announced if remap is None else Endpoint(*remap(announced))
-    name = _announced_name(node[3] if len(node) > 3 else None) or announced.host
+    endpoint = resolve_endpoint(node[0], int(node[1]), asked, remap)
+    announced = _text(node[0]).strip("?") or asked.host
+    name = _announced_name(node[3] if len(node) > 3 else None) or announced
     if name != endpoint.host:
         names[endpoint] = name
     return endpoint
@@ -106,9 +107,12 @@ def _text(value: Any) -> str:
 
 def resolve_endpoint(host: Any, port: int, asked: Endpoint, remap: AddressRemap | None) -> Endpoint:
     """The address to dial for what a node said, in CLUSTER SLOTS or in a redirect."""
-    text = host.decode() if isinstance(host, bytes) else host
-    endpoint = Endpoint(asked.host if text in (None, "", "?") else str(text), port or asked.port)
-    return Endpoint(*remap(endpoint)) if remap is not None else endpoint
+    endpoint = Endpoint(_text(host).strip("?") or asked.host, port or asked.port)
+    if remap is not None:
+        endpoint = Endpoint(*remap(endpoint))
+    if endpoint.host == "localhost":  # redis-py's ClusterNode does it as well: a server has one name
+        endpoint = Endpoint(socket.gethostbyname(endpoint.host), endpoint.port)
+    return endpoint
 
 
 class Topology(Protocol):
