@@ -103,6 +103,7 @@ async def test_nodes_as_redis_py_shows_them(client: RedisCluster) -> None:
     client.set_default_node(client.get_primaries()[1])
     assert client.get_default_node() is client.get_primaries()[1]
     assert client.get_connection_kwargs()["decode_responses"] is True
+    assert set(client.nodes_manager.startup_nodes) == {node.name for node in client.get_nodes()}
 
 
 async def test_target_nodes(client: RedisCluster) -> None:
@@ -232,8 +233,18 @@ async def test_arguments_that_cannot_be_sent_are_the_callers_mistake(client: Red
     for value in ({"a": 1}, None, object()):
         with pytest.raises(DataError):
             await client.set("a", value)  # type: ignore[arg-type]
-    assert await client.set("a", memoryview(b"view").tobytes())
-    assert await client.get("a") == "view"
+    with pytest.raises(
+        RedisClusterException, match=r"^No way to dispatch this command to Redis Cluster\. Missing"
+    ):
+        await client.execute_command("GET")
+
+
+async def test_bytes_like_arguments_are_sent_as_bytes(client: RedisCluster) -> None:
+    for kind in (bytes, bytearray, memoryview):
+        assert await client.set(kind(b"a"), kind(b"view"))  # type: ignore[arg-type]
+        assert await client.get(kind(b"a")) == "view"  # type: ignore[arg-type]
+        await client.hset("h", kind(b"field"), kind(b"v"))  # type: ignore[arg-type]
+        assert await client.hmget("h", kind(b"field")) == ["v"]  # type: ignore[arg-type]
 
 
 async def test_other_encodings(clean_cluster: EmbeddedCluster, make_client: MakeClient) -> None:

@@ -112,6 +112,8 @@ class RedisCluster(ClientCore, RedisPyCluster):  # type: ignore[misc]  # its bas
             owners = [nodes[endpoint.name] for endpoint in (item.primary, *item.replicas)]
             slots.update(dict.fromkeys(range(item.first, item.last + 1), owners))
         manager.nodes_cache, manager.slots_cache = nodes, slots
+        if not self._asks_only_given_nodes:
+            manager.startup_nodes = dict(nodes)  # those that were given stay in the client's own list
         if default is not None and default_was_primary and default.server_type != PRIMARY:
             default = None
         if default is None or default.name not in nodes:
@@ -185,7 +187,8 @@ class RedisCluster(ClientCore, RedisPyCluster):  # type: ignore[misc]  # its bas
         if spec.name.startswith(("EVAL", "FCALL")):  # no keys: any node will do
             return random.randrange(SLOT_COUNT)
         raise RedisClusterException(
-            f"No way to dispatch {spec.name} to the cluster: it has no key. Name a node with target_nodes=..."
+            "No way to dispatch this command to Redis Cluster. Missing key. "  # as redis-py begins
+            f"{spec.name} needs one, or a node with target_nodes=..."
         )
 
     def _result(self, name: str, replies: dict[str, Any], options: dict[str, Any]) -> Any:

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from tradewind.client.commit import Committer
     from tradewind.client.node import Node
 
+BYTES_LIKE = (bytearray, memoryview)  # what redis-py sends and hiredis does not know
 ASKING_PACKED = hiredis.pack_command(("ASKING",))
 
 
@@ -121,7 +122,7 @@ def part(whole: Command, number: int, name: str, packed: bytes) -> Command:
 def pack(args: tuple[Any, ...]) -> bytes:
     """RESP array of the arguments; the first may hold several words, as redis-py writes `"CLUSTER SLOTS"`.
 
-    Raises redis.DataError for an argument that is not bytes, str, int or float (the caller's mistake).
+    Raises redis.DataError for an argument that is not bytes-like, str, int or float (the caller's mistake).
     """
     name = args[0]
     if isinstance(name, str) and " " in name:
@@ -129,5 +130,7 @@ def pack(args: tuple[Any, ...]) -> bytes:
     try:
         packed: bytes = hiredis.pack_command(args)
     except TypeError as error:
+        if any(isinstance(arg, BYTES_LIKE) for arg in args):
+            return pack(tuple(bytes(arg) if isinstance(arg, BYTES_LIKE) else arg for arg in args))
         raise DataError(f"{name}: {error}; convert the argument to bytes, str, int or float first") from error
     return packed
