@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import redis.asyncio
-from redis.exceptions import DataError, LockError, NoScriptError, RedisClusterException, ResponseError
+from redis.exceptions import DataError, LockError, NoScriptError, RedisClusterException
 
 from tests.conftest import EmbeddedCluster
 from tests.support.client_fixtures import MakeClient
@@ -135,50 +135,9 @@ async def test_keys_and_scans_cover_every_shard(client: RedisCluster) -> None:
     assert await client.publish("nobody", "x") == 0
 
 
-async def test_pipelines(client: RedisCluster) -> None:
-    async with client.pipeline() as pipe:
-        pipe.set("p:a", 1).set("p:b", 2).get("p:a").get("p:b").hset("p:h", "f", "v").hgetall("p:h")
-        assert len(pipe) == 6
-        assert bool(pipe)
-        assert await pipe.execute() == [True, True, "1", "2", 1, {"f": "v"}]
-        assert await pipe.execute() == []
-        pipe.mset_nonatomic({"p:x": 1, "p:y": 2}).delete("p:x", "p:y")
-        assert await pipe.execute() == [True, True, 1, 1]
-
-
-async def test_a_pipeline_keeps_the_order_of_one_key(client: RedisCluster) -> None:
-    pipe = client.pipeline()
-    for number in range(5000):
-        pipe.rpush("p:list", number)
-    await pipe.execute()
-    assert await client.lrange("p:list", 0, -1) == [str(number) for number in range(5000)]
-
-
-async def test_an_error_in_a_pipeline_names_its_command_and_harms_no_other(client: RedisCluster) -> None:
-    await client.set("p:text", "x")
-    pipe = client.pipeline().set("p:1", 1).lpush("p:text", 1).set("p:2", 2)
-    with pytest.raises(
-        ResponseError, match=r"Command # 2 \(LPUSH p:text 1\) of pipeline caused error: WRONGTYPE"
-    ):
-        await pipe.execute()
-    assert await client.mget_nonatomic("p:1", "p:2") == ["1", "2"]
-    pipe.set("p:1", 1).lpush("p:text", 1)
-    first, second = await pipe.execute(raise_on_error=False)
-    assert first is True
-    assert isinstance(second, ResponseError)
-
-
-async def test_transactions_and_pubsub_say_what_to_use_instead(client: RedisCluster) -> None:
-    with pytest.raises(RedisClusterException, match=r"script|function"):
-        client.pipeline(transaction=True)
+async def test_pubsub_says_what_to_use_instead(client: RedisCluster) -> None:
     with pytest.raises(RedisClusterException, match="sharded_subscription"):
         client.pubsub()
-    pipe = client.pipeline()
-    for refused in (pipe.watch("a"), pipe.unwatch(), pipe.discard()):
-        with pytest.raises(RedisClusterException, match="not available"):
-            await refused
-    with pytest.raises(RedisClusterException, match="not available"):
-        pipe.multi()
 
 
 @pytest.mark.parametrize(

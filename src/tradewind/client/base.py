@@ -9,7 +9,7 @@ import functools
 import time
 from abc import abstractmethod
 from binascii import crc_hqx
-from collections.abc import Generator, Mapping
+from collections.abc import Awaitable, Generator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Self
 
 import hiredis
@@ -20,7 +20,7 @@ from redis.event import AfterAsyncClusterInstantiationEvent
 from redis.exceptions import DataError, ResponseError
 
 from tradewind.client.blocking import blocking_call, run_blocking
-from tradewind.client.calls import DEFAULT_CALL, BoundCalls, CallOptions
+from tradewind.client.calls import DEFAULT_CALL, BoundCalls, Call, CallOptions
 from tradewind.client.catalog import CONNECTION_STATE_COMMANDS, CommandSpec, parse_catalog
 from tradewind.client.command import Command, pack
 from tradewind.client.commit import Committer
@@ -34,6 +34,7 @@ from tradewind.client.settings import connection_settings
 from tradewind.client.stats import ClientStats
 from tradewind.client.subscription import MessageHandler, ShardedSubscription
 from tradewind.client.topology import SLOT_COUNT
+from tradewind.client.transaction import Transaction
 
 CONNECT_TIMEOUT_S = 5.0
 # Of redis-py's arguments, whatever its release: 7 has neither a deadline nor a cap, nor looks for dead peers.
@@ -46,6 +47,7 @@ BRACE = ord("{")  # looked for as a number: as bytes that takes eight times as l
 SILENCE_S_MIN = (
     2.0  # a short stall of a server costs its callers time, but no reconnect, however short they wait
 )
+NOT_ON_THE_SHORT_PATH = frozenset({"target_nodes", NEVER_DECODE})
 get_exactly = (
     dict.get
 )  # redis-py's table of callbacks takes names in any case, at a price; ours are as listed
@@ -112,6 +114,14 @@ class ClientCore:
     @abstractmethod
     async def execute_call(self, args: tuple[Any, ...], options: dict[str, Any], call: CallOptions) -> Any:
         """`execute_command` for every kind of command, with the options of one call."""
+
+    @abstractmethod
+    def _slot_of_call(self, spec: CommandSpec, args: tuple[Any, ...]) -> int | None:
+        """The slot by which the command finds its node; None if it goes another way."""
+
+    @abstractmethod
+    def _slots_of_keys(self, args: tuple[Any, ...]) -> set[int]:
+        """The slots of the command's keys; a transaction has one."""
 
     @abstractmethod
     def _bound(self, call: CallOptions) -> BoundCalls:
@@ -342,19 +352,24 @@ class ClientCore:
             node.write_unanswered(REPLY_SKIP_PACKED + hiredis.pack_command(args))
 
     def _spec(self, args: tuple[Any, ...]) -> CommandSpec:
-        """What is known of the command. One that the server does not list counts as a write without keys."""
+        """What is known of the command. Raises SharedConnectionError for what must not share a connection."""
+        spec = self._look_up(args)
+        refused = self._connection_state_commands
+        hint = refused.get(spec.name) or refused.get(word(args[0]))
+        if hint is not None:
+            raise SharedConnectionError(
+                f"{spec.name} is not possible on a connection that many callers share: {hint}"
+            )
+        return spec
+
+    def _look_up(self, args: tuple[Any, ...]) -> CommandSpec:
+        """One that the server does not list counts as a write without keys."""
         name = word(args[0])
         spec = self._catalog.get(name)
         if name in self._containers and len(args) > 1 and isinstance(args[1], str | bytes):
             spec = self._catalog.get(f"{name} {word(args[1])}", spec)
         if spec is None:
             spec = self._catalog.get(name.split(" ")[0]) or CommandSpec(name, False, True, False, 0, ())
-        refused = self._connection_state_commands
-        hint = refused.get(spec.name) or refused.get(name)
-        if hint is not None:
-            raise SharedConnectionError(
-                f"{spec.name} is not possible on a connection that many callers share: {hint}"
-            )
         return spec
 
     async def _run(
@@ -367,38 +382,91 @@ class ClientCore:
         call: CallOptions,
     ) -> Any:
         """Send to one place and give back redis-py's value for the reply."""
-        router = self._need_router()
-        router.commands += 1
-        blocking = blocking_call(spec, args)
-        durable = bool(call.replicas) and spec.writes
-        if durable and (blocking is not None or node is not None):
+        router, blocking = self._need_router(), blocking_call(spec, args)
+        if call.replicas and spec.writes and (blocking is not None or node is not None):
             why = "blocks" if blocking is not None else "has no key"
             raise DataError(f"{spec.name} {why}, so it cannot be durable: call it on the client itself")
+        command = self._command(spec, args, slot, options, call)
+        command.pinned = node
+        if blocking is None:
+            self._dispatch(command, call, writes=spec.writes)
+            return await self._value_of(command.future, args, options)
+        command.deadline = command.created_s + blocking.seconds + self._timeouts.blocking_margin_s
+        return await self._value_of(run_blocking(router, command, blocking, self._pack), args, options)
+
+    def _command(
+        self,
+        spec: CommandSpec,
+        args: tuple[Any, ...],
+        slot: int,
+        options: dict[str, Any],
+        call: CallOptions,
+    ) -> Command:
+        packed, repeatable = self._pack(args), spec.repeatable or call.idempotent
+        created_s, deadline_s = self._times_of(call)
+        command = Command(spec.name, packed, self._create_future(), slot, repeatable, created_s, deadline_s)
+        command.raw = options.pop(NEVER_DECODE, None) is not None  # redis-py says it with an empty list
+        return command
+
+    def _times_of(self, call: CallOptions) -> tuple[float, float]:
+        """Now, and the deadline of a call that is made now."""
         now_s = time.monotonic()
-        timeout_s = self._timeout_s if call.timeout_s is None else call.timeout_s
-        if blocking is not None:
-            timeout_s = blocking.seconds + self._timeouts.blocking_margin_s
-        raw = options.pop(NEVER_DECODE, None) is not None  # redis-py says it with an empty list
-        repeatable = spec.repeatable or call.idempotent
-        packed = self._pack(args)
-        command = Command(
-            spec.name, packed, self._create_future(), slot, repeatable, now_s, now_s + timeout_s
-        )
-        command.pinned, command.raw = node, raw
+        return now_s, now_s + (self._timeout_s if call.timeout_s is None else call.timeout_s)
+
+    def _dispatch(self, command: Command, call: CallOptions, *, writes: bool) -> None:
+        """Send a command on its way: a write of a durable view in a batch."""
+        router = self._need_router()
+        router.commands += 1
+        (self._committer(call) if call.replicas and writes else router).dispatch(command)
+
+    async def _value_of(self, reply: Awaitable[Any], args: tuple[Any, ...], options: dict[str, Any]) -> Any:
+        """Wait for a command's reply, and give redis-py's value for it."""
         empty = options.pop(EMPTY_RESPONSE, None)
-        options.pop("keys", None)
         try:
-            if blocking is not None:
-                reply = await run_blocking(router, command, blocking, self._pack)
-            else:
-                (self._committer(call) if durable else router).dispatch(command)
-                reply = await command.future
+            return self._value(await reply, args, options)
         except ResponseError:
             if empty is None:
                 raise
             return empty
+
+    def _value(self, reply: Any, args: tuple[Any, ...], options: dict[str, Any]) -> Any:
+        """redis-py's value for a command's reply."""
+        options.pop("keys", None)  # for redis-py's cache
         callback = self.response_callbacks.get(word(args[0]))
         return reply if callback is None else callback(reply, **options)
+
+    def _start_call(
+        self, args: tuple[Any, ...], options: dict[str, Any], call: CallOptions
+    ) -> "asyncio.Future[Any] | None":
+        """Send a command that goes to one place, without a task for it; see `_value_of` for the reply.
+
+        None, and nothing is sent, for what only `execute_call` can do. The client must be initialized.
+        """
+        short = self._short_path.get(args[0])
+        is_plain = call is DEFAULT_CALL and (not options or options.keys().isdisjoint(NOT_ON_THE_SHORT_PATH))
+        if is_plain and short is not None and short[0] < len(args):
+            future = self._send(self._need_router(), args, args[short[0]], short[1])
+            if future is not None:
+                return future
+        spec = self._spec(args)
+        if spec.blocking or "target_nodes" in options:
+            return None
+        slot = self._slot_of_call(spec, args)
+        if slot is None:
+            return None
+        command = self._command(spec, args, slot, options, call)
+        self._dispatch(command, call, writes=spec.writes)
+        return command.future
+
+    def _transaction_of(
+        self, calls: Sequence[Call], slot: int, call: CallOptions
+    ) -> tuple[Transaction, bool]:
+        """MULTI, the calls and EXEC as one command; and whether it writes."""
+        specs = [self._spec(args) for args, _ in calls]
+        packed = [self._pack(args) for args, _ in calls]
+        repeatable = call.idempotent or all(spec.repeatable for spec in specs)
+        transaction = Transaction(packed, self._create_future(), slot, repeatable, *self._times_of(call))
+        return transaction, any(spec.writes for spec in specs)
 
     def _pack(self, args: tuple[Any, ...]) -> bytes:
         if self._is_utf8():

@@ -4,21 +4,10 @@ import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from redis.exceptions import ClusterDownError, RedisError
-
 from tradewind.client.catalog import CommandSpec
 from tradewind.client.command import Command
-from tradewind.client.errors import (
-    ClientClosed,
-    DeadlineExceeded,
-    NodeUnavailable,
-    OutcomeUnknown,
-    Overloaded,
-    SharedConnectionError,
-)
-from tradewind.client.exclusive import ConnectionLost, answered_by, exclusive_request, give_up
+from tradewind.client.exclusive import answered_by, exclusive_request, give_up, on_owner, unanswered
 from tradewind.client.node import Node
-from tradewind.client.policy import unknown_outcome
 from tradewind.client.router import Router
 
 # Where the time stands: milliseconds behind the word BLOCK for two, after as many words as a caller chooses
@@ -95,41 +84,15 @@ async def _until_answered(
     router: Router, command: Command, call: BlockingCall, pack: Callable[[tuple[Any, ...]], bytes]
 ) -> Any:
     ends_s = time.monotonic() + call.seconds
-    redirected: Node | None = None
-    while True:
-        node = redirected or command.pinned or router.slot_nodes[command.slot]
-        try:
-            if node is None:
-                raise ClusterDownError(f"slot {command.slot} has no owner at the moment")
-            return await _once(node, command)
-        except (Overloaded, DeadlineExceeded, OutcomeUnknown, SharedConnectionError):
-            raise
-        except RedisError as error:
-            redirected = _where_next(router, node, command, error)
-            if redirected is None:
-                await router.pause(command, error)
+
+    def has_time_left() -> bool:
         left_s = ends_s - time.monotonic()
-        if left_s <= 0:
-            return None  # what the server says when its time is over
-        command.packed = pack(call.shortened(left_s))
+        if left_s > 0:
+            command.packed = pack(call.shortened(left_s))
+        return left_s > 0
 
-
-def _where_next(router: Router, node: Node | None, command: Command, error: RedisError) -> Node | None:
-    """The node to try at once, or None to try again after a pause. Raises what the caller must be told.
-
-    1. The connection ended: what was sent and is no read may have run.
-    2. There was no connection: nothing was sent, the node may have been replaced.
-    3. The server answered with an error: as for any command.
-    """
-    if isinstance(error, ConnectionLost):
-        if error.was_sent and not (command.repeatable or router.retry.always):
-            what = f"{command.name} was blocking when its connection ended"
-            raise unknown_outcome(what, error) from error
-    elif not isinstance(error, NodeUnavailable | ClientClosed):
-        target = router.learn(node, command, error)
-        return None if target is node else target
-    router.refresh_soon()
-    return None
+    # Without time left the reply is None: what the server says when the time is over.
+    return await on_owner(router, command, lambda node: _once(node, command), has_time_left)
 
 
 async def _once(node: Node, command: Command) -> Any:
@@ -141,7 +104,4 @@ async def _once(node: Node, command: Command) -> Any:
         give_up(reply)
     finally:
         node.dedicated.release(lane)
-    text = f"{node.name}: {command.name} was sent and got no answer by its deadline"
-    if command.repeatable:
-        raise DeadlineExceeded(text)
-    raise OutcomeUnknown(f"{text}: it may have run, once")
+    raise unanswered(node, command)

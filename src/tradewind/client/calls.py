@@ -13,7 +13,7 @@ from redis.commands import (
     AsyncSentinelCommands,
 )
 
-from tradewind.client.pipeline import Pipeline
+from tradewind.client.pipeline import Pipeline, run_watched
 
 if TYPE_CHECKING:
     from tradewind.client.base import ClientCore
@@ -30,6 +30,7 @@ class CallOptions:
 
 
 DEFAULT_CALL = CallOptions()
+Call = tuple[tuple[Any, ...], dict[str, Any]]  # a command's words, and redis-py's options for it
 
 
 async def call_each_slot(
@@ -75,9 +76,13 @@ class ClusterCalls(BoundCalls, AsyncRedisClusterCommands):  # type: ignore[misc]
     ) -> list[Any]:
         return await call_each_slot(self.execute_command, command, slots_to_args)
 
-    def pipeline(self, transaction: Any | None = None, shard_hint: Any | None = None) -> Pipeline:
-        """As the client's, with this view's options for each command."""
-        return Pipeline(self, transaction, shard_hint)
+    def pipeline(self, transaction: bool | None = None, shard_hint: Any | None = None) -> Pipeline:
+        """As the client's, with this view's options for each command, or for the transaction."""
+        return Pipeline(self._client, self.call, transaction, shard_hint)
+
+    async def transaction(self, func: Callable[[Pipeline], Any], *watches: Any, **options: Any) -> Any:
+        """As the client's, with this view's options for the transaction."""
+        return await run_watched(self.pipeline, func, watches, **options)
 
 
 class ServerCalls(BoundCalls, AsyncRedisModuleCommands, AsyncCoreCommands, AsyncSentinelCommands):  # type: ignore[misc]  # its bases differ

@@ -6,7 +6,7 @@ This module finds out where a command of a cluster goes: by its keys, by redis-p
 
 import asyncio
 import random
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Self, cast
 
 from redis.asyncio.cluster import ClusterNode
@@ -15,10 +15,10 @@ from redis.cluster import PRIMARY, REPLICA, SLOT_ID
 from redis.exceptions import RedisClusterException
 
 from tradewind.client.base import OWN_DEFAULTS, ClientCore, cached_slot
-from tradewind.client.calls import BoundCalls, CallOptions, ClusterCalls, call_each_slot
+from tradewind.client.calls import DEFAULT_CALL, BoundCalls, CallOptions, ClusterCalls, call_each_slot
 from tradewind.client.catalog import CommandSpec, find_keys
 from tradewind.client.node import Node
-from tradewind.client.pipeline import Pipeline
+from tradewind.client.pipeline import Pipeline, run_watched
 from tradewind.client.pool import ServerNode
 from tradewind.client.router import Router
 from tradewind.client.settings import named_arguments, retry_policy
@@ -171,15 +171,23 @@ class RedisCluster(ClientCore, RedisPyCluster):  # type: ignore[misc]  # its bas
             named = self.get_replicas() if flag == self.REPLICAS else self.get_nodes()
         return [router.node(Endpoint(node.host, int(node.port))) for node in named]
 
+    def _slot_of_call(self, spec: CommandSpec, args: tuple[Any, ...]) -> int | None:
+        """The slot by which the command finds its node; None if it goes another way."""
+        if spec.name in self.result_callbacks or self.command_flags.get(spec.name) is not None:
+            return None
+        return self._slot(spec, args)
+
+    def _slots_of_keys(self, args: tuple[Any, ...]) -> set[int]:
+        """The slots of the command's keys; a transaction has one."""
+        return self._slots(self._look_up(args), args)
+
     def _slot(self, spec: CommandSpec, args: tuple[Any, ...]) -> int:
         """The one slot of the command's keys. Raises RedisClusterException for none, or for several."""
         if self.command_flags.get(spec.name) == SLOT_ID:
             return int(args[1 if " " in str(args[0]) else 2])
-        try:
-            keys = args[1:2] if spec.name == "PUBLISH" else find_keys(spec, args)
-        except (ValueError, TypeError, IndexError):
-            keys = []
-        slots = {cached_slot(self._encode(key)) for key in keys}
+        slots = self._slots(spec, args)
+        if spec.name == "PUBLISH":  # has no key; its channel spreads the load
+            slots = {cached_slot(self._encode(channel)) for channel in args[1:2]}
         if len(slots) == 1:
             return slots.pop()
         if slots:
@@ -190,6 +198,13 @@ class RedisCluster(ClientCore, RedisPyCluster):  # type: ignore[misc]  # its bas
             "No way to dispatch this command to Redis Cluster. Missing key. "  # as redis-py begins
             f"{spec.name} needs one, or a node with target_nodes=..."
         )
+
+    def _slots(self, spec: CommandSpec, args: tuple[Any, ...]) -> set[int]:
+        try:
+            keys = find_keys(spec, args)
+        except (ValueError, TypeError, IndexError):
+            keys = []
+        return {cached_slot(self._encode(key)) for key in keys}
 
     def _result(self, name: str, replies: dict[str, Any], options: dict[str, Any]) -> Any:
         """One value for the replies of all nodes asked, merged as redis-py merges them."""
@@ -208,9 +223,15 @@ class RedisCluster(ClientCore, RedisPyCluster):  # type: ignore[misc]  # its bas
     def _bound(self, call: CallOptions) -> BoundCalls:
         return ClusterCalls(self, call)
 
-    def pipeline(self, transaction: Any | None = None, shard_hint: Any | None = None) -> Pipeline:
+    def pipeline(self, transaction: bool | None = None, shard_hint: Any | None = None) -> Pipeline:
         """See `Pipeline`."""
-        return Pipeline(self, transaction, shard_hint)
+        return Pipeline(self, DEFAULT_CALL, transaction, shard_hint)
+
+    async def transaction(  # type: ignore[override]  # redis-py's takes no other than coroutine functions
+        self, func: Callable[[Pipeline], Any], *watches: Any, **options: Any
+    ) -> Any:
+        """See `run_watched`."""
+        return await run_watched(self.pipeline, func, watches, **options)
 
     def pubsub(self, *_args: Any, **_kwargs: Any) -> Any:
         """Not part of this release; see `sharded_subscription`."""

@@ -62,6 +62,11 @@ class Command:
         self.created_s = created_s
         self.deadline = deadline
 
+    @property
+    def size_bytes(self) -> int:
+        """What it brings to the wire, with its parts."""
+        return len(self.packed)
+
     def fail(self, error: BaseException) -> None:
         """Tell the waiter, unless it has gone or has been told already."""
         if not self.future.done():

@@ -146,7 +146,7 @@ class Committer:
         replicated = 0
         try:
             if await answered_by(barrier, time.monotonic() + WAIT_MS / 1000 + WAIT_MARGIN_S):
-                replicated, failure = _barrier_result(barrier)
+                replicated, failure = barrier_result(barrier)
             else:
                 give_up(barrier)
                 failure = ConnectionLost(f"{node.name}: no answer to the barrier", was_sent=True)
@@ -182,15 +182,7 @@ class Committer:
             elif failure is None and replicated >= self._replicas:
                 command.future.set_result(reply.result())
             else:
-                self._router.tell(command, self._not_replicated(node, command, replicated, failure))
-
-    def _not_replicated(
-        self, node: Node, command: Command, replicated: int, failure: Exception | None
-    ) -> OutcomeUnknown:
-        return OutcomeUnknown(
-            f"{node.name}: {command.name} ran there, but {replicated} of {self._replicas} replicas confirmed "
-            f"it within {WAIT_MS} ms{f' ({failure})' if failure else ''}: it may be lost in a failover"
-        )
+                self._router.tell(command, not_replicated(node, command, replicated, self._replicas, failure))
 
     # -- the watchdog's view ---------------------------------------------------------------------------------
 
@@ -256,7 +248,17 @@ class Committer:
             await asyncio.gather(*workers, return_exceptions=True)
 
 
-def _barrier_result(barrier: "asyncio.Future[Any]") -> tuple[int, Exception | None]:
+def not_replicated(
+    node: Node, command: Command, replicated: int, replicas: int, failure: Exception | None
+) -> OutcomeUnknown:
+    """The error for a write that ran, and may be on this node only."""
+    return OutcomeUnknown(
+        f"{node.name}: {command.name} ran there, but {replicated} of {replicas} replicas confirmed "
+        f"it within {WAIT_MS} ms{f' ({failure})' if failure else ''}: it may be lost in a failover"
+    )
+
+
+def barrier_result(barrier: "asyncio.Future[Any]") -> tuple[int, Exception | None]:
     """How many replicas have the batch, or why that is not known."""
     try:
         return int(barrier.result()), None
@@ -278,5 +280,5 @@ def _next_batch(commands: deque[Command]) -> list[Command]:
         command = commands.popleft()
         if not command.future.done():
             batch.append(command)
-            size_bytes += len(command.packed)
+            size_bytes += command.size_bytes
     return batch

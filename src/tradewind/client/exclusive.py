@@ -1,13 +1,31 @@
-"""A lane that one caller has for itself: for the handshake, blocking commands and durable batches."""
+"""A lane that one caller has for itself: for the handshake, blocking commands, WATCH and durable batches."""
 
 import asyncio
 import time
-from typing import Any
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Any, TypeVar
 
+from redis.exceptions import ClusterDownError, RedisError
 from redis.exceptions import ConnectionError as RedisConnectionError
 
 from tradewind.client.command import Command, pack
+from tradewind.client.errors import (
+    ClientClosed,
+    DeadlineExceeded,
+    NodeUnavailable,
+    OutcomeUnknown,
+    Overloaded,
+    SharedConnectionError,
+    TradewindError,
+)
 from tradewind.client.lane import Lane
+from tradewind.client.policy import unknown_outcome
+
+if TYPE_CHECKING:
+    from tradewind.client.node import Node
+    from tradewind.client.router import Router
+
+Result = TypeVar("Result")
 
 DRAIN_S = 0.001  # after the deadline the socket is read once more: a reply that is already here wins
 
@@ -85,3 +103,57 @@ def give_up(reply: "asyncio.Future[Any]") -> None:
     """Nobody will look at the reply any more, nor at its error."""
     if not reply.cancel() and not reply.cancelled():
         reply.exception()
+
+
+def unanswered(node: "Node", command: Command) -> TradewindError:
+    """The error for what was sent on a dedicated connection and got no reply in time."""
+    text = f"{node.name}: {command.name} was sent and got no answer by its deadline"
+    if command.repeatable:
+        return DeadlineExceeded(text)
+    return OutcomeUnknown(f"{text}: it may have run, once")
+
+
+async def on_owner(
+    router: "Router",
+    command: Command,
+    use: Callable[["Node"], Awaitable[Result]],
+    has_time_left: Callable[[], bool] = lambda: True,
+) -> Result | None:
+    """Have `use` send the command on a dedicated connection of its slot's owner, wherever that moves.
+
+    Tries again until the command's deadline, as for any command; None once `has_time_left` denies it. Raises
+    OutcomeUnknown for a command that was sent, may not run twice, and lost its connection.
+    """
+    redirected: Node | None = None
+    while True:
+        node = redirected or command.pinned or router.slot_nodes[command.slot]
+        try:
+            if node is None:
+                raise ClusterDownError(f"slot {command.slot} has no owner at the moment")
+            return await use(node)
+        except (Overloaded, DeadlineExceeded, OutcomeUnknown, SharedConnectionError):
+            raise
+        except RedisError as error:
+            redirected = _where_next(router, node, command, error)
+            if redirected is None:
+                await router.pause(command, error)
+        if not has_time_left():
+            return None
+
+
+def _where_next(router: "Router", node: "Node | None", command: Command, error: RedisError) -> "Node | None":
+    """The node to try at once, or None to try again after a pause. Raises what the caller must be told.
+
+    1. The connection ended: what was sent and is no read may have run.
+    2. There was no connection: nothing was sent, the node may have been replaced.
+    3. The server answered with an error: as for any command.
+    """
+    if isinstance(error, ConnectionLost):
+        if error.was_sent and not (command.repeatable or router.retry.always):
+            what = f"{command.name} was blocking when its connection ended"
+            raise unknown_outcome(what, error) from error
+    elif not isinstance(error, NodeUnavailable | ClientClosed):
+        target = router.learn(node, command, error)
+        return None if target is node else target
+    router.refresh_soon()
+    return None

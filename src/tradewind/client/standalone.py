@@ -21,7 +21,7 @@ from redis.exceptions import DataError
 
 from tradewind.client.base import ONE_SLOT, OWN_DEFAULTS, ClientCore
 from tradewind.client.calls import BoundCalls, CallOptions, ServerCalls
-from tradewind.client.catalog import CONNECTION_STATE_COMMANDS
+from tradewind.client.catalog import CONNECTION_STATE_COMMANDS, CommandSpec
 from tradewind.client.node import Node
 from tradewind.client.policy import RetryPolicy
 from tradewind.client.pool import NodeFinder, NodePool
@@ -192,6 +192,12 @@ class Redis(ClientCore, redis.asyncio.Redis):  # type: ignore[misc]  # its bases
         if self._initialize:
             await self.initialize()
         return await self._run(self._spec(args), args, ONE_SLOT, None, options, call)
+
+    def _slot_of_call(self, _spec: CommandSpec, _args: tuple[Any, ...]) -> int:
+        return ONE_SLOT
+
+    def _slots_of_keys(self, _args: tuple[Any, ...]) -> set[int]:
+        return {ONE_SLOT}
 
     def _bound(self, call: CallOptions) -> BoundCalls:
         return ServerCalls(self, call)

@@ -39,6 +39,11 @@ class Transaction(Command):
         self.packed_commands = packed_commands
         self.refusals: list[tuple[int, Exception]] = []  # of the last try
 
+    @property
+    def size_bytes(self) -> int:
+        """The bytes of the whole block."""
+        return len(MULTI_PACKED) + sum(map(len, self.packed_commands)) + len(self.packed)
+
     def row(self) -> list[Command]:
         """ASKING if need be, MULTI, the commands, EXEC."""
         self.refusals.clear()
