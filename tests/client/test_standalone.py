@@ -16,6 +16,7 @@ from redis.exceptions import (
     AuthenticationError,
     DataError,
     LockError,
+    NoPermissionError,
     ReadOnlyError,
     ResponseError,
 )
@@ -331,6 +332,21 @@ async def test_a_wrong_password_is_said_at_once(bundled: Server, make_redis: Mak
         await make_redis(bundled.port, password="wrong", socket_connect_timeout=60)
     with pytest.raises(AuthenticationError):
         await make_redis(bundled.port, socket_connect_timeout=60)
+
+
+async def test_a_user_may_have_no_other_right_than_its_commands(
+    server: Server, make_redis: MakeRedis
+) -> None:
+    await server.ask("ACL", "SETUSER", "narrow", "on", "nopass", "~*", "+get", "+set", "+blpop")
+    client = make_redis(server.port, username="narrow")
+    assert await client.set("k", "v", ex=10) is True
+    assert await client.get("k") == b"v"
+    blocked = asyncio.create_task(client.blpop("list", timeout=0))  # known to block all the same
+    assert await client.get("k") == b"v"
+    await server.ask("RPUSH", "list", "value")
+    assert list(await blocked or ()) == [b"list", b"value"]
+    with pytest.raises(NoPermissionError, match="'hset'"):
+        await client.hset("k", "f", "v")
 
 
 async def test_a_database_that_is_not_there_is_said_at_once(bundled: Server, make_redis: MakeRedis) -> None:

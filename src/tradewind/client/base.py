@@ -21,7 +21,7 @@ from redis.exceptions import DataError, ResponseError
 
 from tradewind.client.blocking import blocking_call, run_blocking
 from tradewind.client.calls import DEFAULT_CALL, BoundCalls, Call, CallOptions
-from tradewind.client.catalog import CONNECTION_STATE_COMMANDS, CommandSpec, parse_catalog
+from tradewind.client.catalog import CONNECTION_STATE_COMMANDS, CommandSpec, parse_catalog, untold_catalog
 from tradewind.client.command import Command, pack
 from tradewind.client.commit import Committer
 from tradewind.client.errors import ClientClosed, ClusterNotReady, SharedConnectionError
@@ -160,7 +160,9 @@ class ClientCore:
             await router.start(deadline_s)
             if not self._catalog:
                 primaries = router.primaries()
-                self._learn_commands(await router.ask_any(primaries, CATALOG, _read_catalog, deadline_s))
+                # Keys matter in a cluster alone, and there redis-py's client too must be told the commands.
+                question = CATALOG._replace(refusal_will_do=not self._has_slots)
+                self._learn_commands(await router.ask_any(primaries, question, _read_catalog, deadline_s))
         except BaseException as error:
             await router.aclose()
             if isinstance(error, asyncio.CancelledError):
@@ -544,7 +546,7 @@ cached_slot = functools.lru_cache(maxsize=SLOTS_CACHED_MAX)(key_slot)
 def _read_catalog(_node: Node, reply: Any) -> dict[str, CommandSpec]:
     """Raises ValueError for what is not understood."""
     try:
-        return parse_catalog(reply)
+        return untold_catalog() if reply is None else parse_catalog(reply)
     except (LookupError, TypeError) as error:
         raise ValueError(f"COMMAND answered in a form that is not understood: {error}") from error
 

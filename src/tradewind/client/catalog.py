@@ -48,6 +48,13 @@ CONNECTION_STATE_COMMANDS: Mapping[str, str] = {
 }
 
 
+# Used only where the server does not say so itself: what must not hold a connection that others share.
+BLOCKING_COMMANDS = (
+    "BLMOVE", "BLMPOP", "BLPOP", "BRPOP", "BRPOPLPUSH", "BZMPOP", "BZPOPMAX", "BZPOPMIN",
+    "XREAD", "XREADGROUP",
+)  # fmt: skip
+
+
 class KeySpec(NamedTuple):
     """One key specification: where the search begins and how the keys are found from there."""
 
@@ -77,6 +84,11 @@ def parse_catalog(reply: Iterable[Any]) -> dict[str, CommandSpec]:
     for entry in reply:
         _add(catalog, entry)
     return catalog
+
+
+def untold_catalog() -> dict[str, CommandSpec]:
+    """For a user whom the server does not tell its commands: all but these count as writes without keys."""
+    return {name: CommandSpec(name, False, True, True, 0, ()) for name in BLOCKING_COMMANDS}
 
 
 def _add(catalog: dict[str, CommandSpec], entry: list[Any]) -> None:

@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple, TypeVar
 
-from redis.exceptions import RedisError
+from redis.exceptions import NoPermissionError, RedisError
 
 from tradewind.client.command import Command, pack
 from tradewind.client.errors import ClientClosed, ClusterNotReady
@@ -28,6 +28,7 @@ class Question(NamedTuple):
     args: tuple[str, ...]
     answer_s: float  # how long one node may take
     unready: str  # the beginning of the sentence that says that nobody answered
+    refusal_will_do: bool = False  # a node that refuses it to this user has answered: with None
 
 
 class Refresher:
@@ -93,7 +94,7 @@ class Refresher:
         """Learn the slot map now, by `deadline_s` of the monotonic clock. Raises as `ask_any`."""
         self.begun_s = time.monotonic()
         topology = self._topology
-        question = Question(topology.question, ANSWER_S, topology.unready)
+        question = Question(topology.question, ANSWER_S, topology.unready, topology.refusal_will_do)
         self._install(await self.ask_any(self._candidates(), question, self._read_map, deadline_s))
 
     def _read_map(self, node: Node, reply: Any) -> SlotMap:
@@ -129,7 +130,7 @@ class Refresher:
                 for reply in [reply for reply in asked if reply in done]:
                     node = asked.pop(reply)
                     try:
-                        return read(node, reply.result())
+                        return read(node, _answer(question, reply))
                     except Exception as error:  # a server's answer, a lost connection, garbage: a reason
                         reasons[node.name] = _reason(node, error)
                         cause = error
@@ -166,6 +167,12 @@ class Refresher:
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
+
+
+def _answer(question: Question, reply: "asyncio.Future[Any]") -> Any:
+    if question.refusal_will_do and isinstance(reply.exception(), NoPermissionError):
+        return None
+    return reply.result()
 
 
 def _reason(node: Node, error: Exception) -> str:

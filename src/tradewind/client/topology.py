@@ -120,6 +120,7 @@ class Topology(Protocol):
 
     question: tuple[str, ...]
     unready: str  # the beginning of the sentence that says that nobody answered
+    refusal_will_do: bool  # whether a node that refuses to answer this user has said enough
 
     def slot_map(self, reply: Any, asked: Endpoint) -> SlotMap:
         """The map from the raw reply of the node at `asked`. Raises ValueError for one of another form."""
@@ -136,6 +137,7 @@ class ClusterTopology:
 
     question: tuple[str, ...] = ("CLUSTER SLOTS",)
     unready = "no node could tell the slot map"
+    refusal_will_do = False
 
     def __init__(self, address_remap: AddressRemap | None = None) -> None:
         self._address_remap = address_remap
@@ -158,6 +160,7 @@ class OneServer:
 
     question: tuple[str, ...] = ("PING",)
     unready = "the server does not serve"
+    refusal_will_do = True
 
     def slot_map(self, _reply: Any, asked: Endpoint) -> SlotMap:
         """Constant."""
