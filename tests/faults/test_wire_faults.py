@@ -6,7 +6,6 @@ import random
 import time
 from collections.abc import AsyncIterator, Awaitable
 from dataclasses import dataclass
-from pathlib import Path
 
 import pytest
 
@@ -14,6 +13,7 @@ from tests.conftest import EmbeddedCluster
 from tests.support.announced import AnnouncedCluster
 from tests.support.client_fixtures import MakeClient
 from tests.support.clients import check_idle, keys_of_each_shard, tally
+from tests.support.memory import resident_bytes
 from tests.support.proxy import FaultProxy
 from tests.support.waiting import eventually
 from tradewind import RedisCluster
@@ -218,7 +218,7 @@ async def test_garbage_ends_one_connection_and_takes_no_memory(
 ) -> None:
     client = make_client(announced.port, decode_responses=True)
     shard, *_ = await _shards(announced, client)
-    resident_bytes = _resident_bytes()
+    before_bytes = resident_bytes()
     for number, garbage in enumerate(GARBAGE.values(), 1):
         shard.proxy.delay_s = 0.2
         callers = asyncio.gather(*_five_of_each(client, shard.key), return_exceptions=True)
@@ -230,12 +230,8 @@ async def test_garbage_ends_one_connection_and_takes_no_memory(
         assert tally(results[5:]) == {"answered": 5}
         assert await client.get(shard.key) == str(5 * number), "each ran, once"
         assert sum(node.connections_lost for node in client.stats().nodes) == number
-    assert _resident_bytes() - resident_bytes < 64 << 20
+    assert resident_bytes() - before_bytes < 64 << 20
     await check_idle(client)
-
-
-def _resident_bytes() -> int:
-    return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
 
 
 # -- a huge reply --------------------------------------------------------------------------------------------
