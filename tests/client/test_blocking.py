@@ -38,6 +38,17 @@ async def test_blocking_longer_than_the_timeout_of_a_call(
     assert [name for name, _entries in await reader] == ["b:stream"]
 
 
+async def test_with_the_defaults_too_a_command_blocks_longer_than_the_timeout_of_a_call(
+    client: RedisCluster,
+) -> None:
+    begun = time.monotonic()
+    popped, read = await asyncio.gather(
+        client.blpop(["b:none"], 5.6), client.xread({"b:stream": "$"}, block=5600)
+    )
+    assert (popped, read) == (None, [])
+    assert 5.5 < time.monotonic() - begun < 10.0
+
+
 async def test_an_xread_without_block_shares(client: RedisCluster) -> None:
     await client.xadd("b:s", {"f": "v"})
     assert await client.xread({"b:s": 0})

@@ -135,11 +135,6 @@ async def test_keys_and_scans_cover_every_shard(client: RedisCluster) -> None:
     assert await client.publish("nobody", "x") == 0
 
 
-async def test_pubsub_says_what_to_use_instead(client: RedisCluster) -> None:
-    with pytest.raises(RedisClusterException, match="sharded_subscription"):
-        client.pubsub()
-
-
 @pytest.mark.parametrize(
     "call",
     [("MULTI",), ("multi",), ("WATCH", "a"), ("SUBSCRIBE", "c"), ("SELECT", 1), ("WAIT", 1, 0),

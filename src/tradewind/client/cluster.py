@@ -9,20 +9,25 @@ import random
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Self, cast
 
+import redis.asyncio.cluster
+import redis.event
+from redis.asyncio.client import Monitor, PubSub
 from redis.asyncio.cluster import ClusterNode
 from redis.asyncio.cluster import RedisCluster as RedisPyCluster
 from redis.cluster import PRIMARY, REPLICA, SLOT_ID
-from redis.exceptions import RedisClusterException
+from redis.exceptions import DataError, RedisClusterException
 
 from tradewind.client.base import OWN_DEFAULTS, ClientCore, cached_slot
 from tradewind.client.calls import DEFAULT_CALL, BoundCalls, CallOptions, ClusterCalls, call_each_slot
 from tradewind.client.catalog import CommandSpec, find_keys
 from tradewind.client.node import Node
 from tradewind.client.pipeline import Pipeline, run_watched
-from tradewind.client.pool import ServerNode
+from tradewind.client.pool import NodeFinder, NodePool, ServerNode
 from tradewind.client.router import Router
 from tradewind.client.settings import named_arguments, retry_policy
 from tradewind.client.topology import SLOT_COUNT, ClusterTopology, Endpoint, SlotMap
+
+SlotsCacheEvent = getattr(redis.event, "AsyncAfterSlotsCacheRefreshEvent", None)  # since redis-py 8
 
 
 class RedisCluster(ClientCore, RedisPyCluster):  # type: ignore[misc]  # its bases differ
@@ -61,6 +66,7 @@ class RedisCluster(ClientCore, RedisPyCluster):  # type: ignore[misc]  # its bas
             given.setdefault(name, default)
         super().__init__(**given)
         self._given_host = given.get("host")
+        self._tellings: set[asyncio.Task[None]] = set()  # of listeners for the slots cache
         self._asks_only_given_nodes = not given.get("dynamic_startup_nodes", True)
         self._set_up(
             self.connection_kwargs,
@@ -96,6 +102,13 @@ class RedisCluster(ClientCore, RedisPyCluster):  # type: ignore[misc]  # its bas
             on_map=self._show_map,
         )
 
+    async def aclose(self) -> None:
+        """Close every connection. Callers who still wait are told; the client may be used again after it."""
+        await super().aclose()
+        for telling in self._tellings:
+            telling.cancel()
+        await asyncio.gather(*self._tellings, return_exceptions=True)
+
     def _show_map(self, slot_map: SlotMap) -> None:
         """Let redis-py's own accessors (get_nodes, get_node_from_key, keyslot...) see the map."""
         manager = self.nodes_manager
@@ -118,12 +131,38 @@ class RedisCluster(ClientCore, RedisPyCluster):  # type: ignore[misc]  # its bas
             default = None
         if default is None or default.name not in nodes:
             manager.default_node = next(iter(nodes.values()))  # a primary: they come first
+        self._tell_listeners()
 
     def _server_node(self, endpoint: Endpoint) -> ServerNode:
-        async def find_node(_last: Node | None) -> Node:
-            return self._need_router().node(endpoint)
+        return ServerNode(endpoint, self._finder(endpoint), self.connection_kwargs, self._timeout_s)
 
-        return ServerNode(endpoint, find_node, self.connection_kwargs, self._timeout_s)
+    def _finder(self, endpoint: Endpoint | None) -> NodeFinder:
+        """Where a connection for redis-py's own classes goes: to that node, or to any one that answers."""
+
+        async def find_node(last: Node | None) -> Node:
+            if last is None:
+                await self.initialize()
+            router = self._need_router()
+            return router.reachable(last) if endpoint is None else router.node(endpoint)
+
+        return find_node
+
+    def _tell_listeners(self) -> None:
+        """Of a new slots cache, as redis-py 8 does: its ClusterPubSub is one, callers may have others."""
+        if SlotsCacheEvent is not None:
+            telling = asyncio.get_running_loop().create_task(
+                self._event_dispatcher.dispatch_async(SlotsCacheEvent()), name="slots cache event"
+            )
+            self._tellings.add(telling)
+            telling.add_done_callback(self._told)
+
+    def _told(self, telling: "asyncio.Task[None]") -> None:
+        self._tellings.discard(telling)
+        error = None if telling.cancelled() else telling.exception()
+        if error is not None:
+            asyncio.get_running_loop().call_exception_handler(
+                {"message": "a listener for the slots cache failed", "exception": error}
+            )
 
     # -- where a command goes --------------------------------------------------------------------------------
 
@@ -233,6 +272,30 @@ class RedisCluster(ClientCore, RedisPyCluster):  # type: ignore[misc]  # its bas
         """See `run_watched`."""
         return await run_watched(self.pipeline, func, watches, **options)
 
-    def pubsub(self, *_args: Any, **_kwargs: Any) -> Any:
-        """Not part of this release; see `sharded_subscription`."""
-        raise RedisClusterException("pubsub() is not available in this release; use sharded_subscription()")
+    def pubsub(
+        self, node: ClusterNode | None = None, host: str | None = None, port: int | None = None, **kwargs: Any
+    ) -> Any:
+        """redis-py's PubSub over dedicated connections of this client; see docs/pubsub.md.
+
+        With redis-py 8 a `ClusterPubSub`; with redis-py 7, which has none, a `PubSub` without shard channels.
+        `node`, or `host` and `port`, binds it to one node. Raises RedisClusterException for a node that is
+        not known, DataError for `host` without `port`.
+        """
+        if hasattr(redis.asyncio.cluster, "ClusterPubSub"):
+            from tradewind.client.pubsub import ClusterPubSub
+
+            return ClusterPubSub(
+                self, node, host, port, find_router=self._need_router, wait_s=self._timeout_s, **kwargs
+            )
+        if (host is None) != (port is None):
+            raise DataError("Specify both host and port")
+        named = node or (self.get_node(host=host, port=port) if host else None)
+        return PubSub(self._pool(named), encoder=self.encoder, **kwargs)
+
+    def monitor(self, target_node: ClusterNode | None = None) -> Monitor:
+        """redis-py's Monitor, of the node that is named or of any, over a dedicated connection."""
+        return Monitor(self._pool(target_node))
+
+    def _pool(self, node: ClusterNode | None) -> Any:
+        endpoint = None if node is None else Endpoint(node.host, int(node.port))
+        return NodePool(self._finder(endpoint), self.connection_kwargs, wait_s=self._timeout_s, lasting=True)

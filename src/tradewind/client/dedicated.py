@@ -55,6 +55,11 @@ class DedicatedConnections:
         """Open connections that nobody uses."""
         return len(self._idle)
 
+    @property
+    def is_held(self) -> bool:
+        """Somebody has the right to a connection of its own."""
+        return bool(self._holders)
+
     async def acquire(self, deadline_s: float) -> Lane:
         """A connection of one's own until `release`. `deadline_s` is of the monotonic clock.
 

@@ -17,7 +17,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 
 from tradewind.client.command import Command
 from tradewind.client.connect import ConnectionSettings, open_lane, open_stream
-from tradewind.client.dedicated import DedicatedConnections
+from tradewind.client.dedicated import DedicatedConnections, RightHolder
 from tradewind.client.errors import (
     ClientClosed,
     DeadlineExceeded,
@@ -36,6 +36,7 @@ DIAL_BACKOFF_BASE_S = 0.05
 DIAL_HEDGE_S = 1.0  # a dial that takes longer may have another beside it
 SHORT_LIFE_S = 1.0  # a connection that ended before that is made again with a pause
 SHORT_LIFE_BACKOFF_CAP_S = 0.25
+LISTENERS_LOOK_S = 5.0  # how long a subscriber may listen to a node that has left the cluster
 RENEWAL_S_MIN = 1.0  # connections are renewed at most once in this time
 T = TypeVar("T")
 
@@ -104,6 +105,7 @@ class Node:
         self._failures_in_a_row = 0
         self._short_lives_in_a_row = 0
         self._retry_timer: asyncio.TimerHandle | None = None
+        self._listeners_timer: asyncio.TimerHandle | None = None
         self._dial_permits = asyncio.Semaphore(limits.dials_max)
         self.dedicated = DedicatedConnections(
             self.name,
@@ -360,12 +362,32 @@ class Node:
     def on_demoted(self) -> None:
         """The node has lost its slots: who still blocks there would wait for news that come elsewhere.
 
-        A live server says UNBLOCKED itself; one that hangs says nothing. Who listens to a live one may stay.
+        A live server says UNBLOCKED itself; one that hangs says nothing. Who listens to a replica may stay.
         """
         error = RedisConnectionError(f"{self.name}: it owns no slots any more")
         self.dedicated.drop_taken(error)
-        if not self.connected:
+        if self.role == "unknown":
             self.dedicated.drop_held(error)
+
+    async def hold(self, holder: RightHolder, deadline_s: float) -> None:
+        """The right to one connection that `holder` makes itself; errors as `acquire_right`.
+
+        Who only listens cannot tell a silent server from a dead one: as long as somebody does, the cluster is
+        asked every few seconds whether the node is still one of it.
+        """
+        await self.dedicated.acquire_right(holder, deadline_s)
+        self._look_at_listeners_later()
+
+    def _look_at_listeners_later(self) -> None:
+        if self._listeners_timer is None and self._closed is None:
+            loop = asyncio.get_running_loop()
+            self._listeners_timer = loop.call_later(LISTENERS_LOOK_S, self._look_at_listeners)
+
+    def _look_at_listeners(self) -> None:
+        self._listeners_timer = None
+        if self.dedicated.is_held:
+            self._owner.on_suspect(self)
+            self._look_at_listeners_later()
 
     # -- the watchdog ----------------------------------------------------------------------------------------
 
@@ -373,6 +395,11 @@ class Node:
     def connected(self) -> bool:
         """A shared lane is open."""
         return self._preferred is not None
+
+    @property
+    def is_failing(self) -> bool:
+        """The last dial failed, and the next one is not due yet."""
+        return self._retry_timer is not None
 
     @property
     def busy(self) -> bool:
@@ -483,9 +510,10 @@ class Node:
         """Nobody needs the node any more: close its connections."""
         self._closed = ClientClosed(f"{self.name}: {why}")
         self._upkeep.stop()
-        if self._retry_timer is not None:
-            self._retry_timer.cancel()
-            self._retry_timer = None
+        for timer in (self._retry_timer, self._listeners_timer):
+            if timer is not None:
+                timer.cancel()
+        self._retry_timer = self._listeners_timer = None
         self.drop_connections(self._closed)
         for task in self._dial_tasks:
             task.cancel()

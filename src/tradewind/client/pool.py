@@ -22,7 +22,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
 
-from tradewind.client.errors import NodeUnavailable
+from tradewind.client.errors import ClientClosed, NodeUnavailable
 from tradewind.client.node import Node
 from tradewind.client.policy import backoff_s
 from tradewind.client.settings import connection_arguments
@@ -56,10 +56,13 @@ class DedicatedConnection(Connection):
         self._lasting = lasting
         self._connecting: asyncio.Task[Any] | None = None
         self._turn = asyncio.Lock()
+        self._ended = False
         self._rng = random.Random()
 
     async def connect(self) -> None:
         """Be connected; see the class. One caller at a time connects, the others wait for it."""
+        if self._ended:
+            raise ClientClosed(f"{self._host_error()}: the connection was given back")
         if self._connecting is not None and self._connecting is asyncio.current_task():
             if not self.is_connected:  # in the handshake, or while the subscriptions were made anew
                 raise RedisConnectionError(f"{self._host_error()}: connection lost as soon as it was made")
@@ -71,6 +74,7 @@ class DedicatedConnection(Connection):
                     await self._connect_until(time.monotonic() + self._wait_s)
                 finally:
                     self._connecting = None
+                    self._end_if_given_back()
 
     async def connect_check_health(self, *_args: Any, **_kwargs: Any) -> None:
         """What redis-py calls when it finds itself disconnected while it sends."""
@@ -108,7 +112,7 @@ class DedicatedConnection(Connection):
     async def _hold_right(self, node: Node, deadline_s: float) -> None:
         if node is not self._node:
             self._give_back()
-            await node.dedicated.acquire_right(self, deadline_s)
+            await node.hold(self, deadline_s)
             self._node = node
 
     def _give_back(self) -> None:
@@ -125,9 +129,15 @@ class DedicatedConnection(Connection):
         self._close()  # type: ignore[no-untyped-call]
 
     def end(self) -> None:
-        """Close it and give the right back. It can be connected again."""
+        """Close it for good and give the right back."""
+        self._ended = True
         self._hang_up()
         self._give_back()
+
+    def _end_if_given_back(self) -> None:
+        """While it was being connected, by another task."""
+        if self._ended:
+            self.end()
 
     def __del__(self, *_args: Any) -> None:
         super().__del__()
@@ -229,11 +239,11 @@ class ServerNode(ClusterNode):
 
     def __init__(self, endpoint: Endpoint, find_node: NodeFinder, kwargs: dict[str, Any], wait_s: float):
         super().__init__(*endpoint, **kwargs)
-        self._pool = NodePool(find_node, kwargs, wait_s=wait_s, lasting=False)
+        self.pool = NodePool(find_node, kwargs, wait_s=wait_s, lasting=False)
 
     def acquire_connection(self) -> DedicatedConnection:
         """A connection that gets its right, and dials, when it is first used."""
-        return self._pool.make_connection()
+        return self.pool.make_connection()
 
     def release(self, connection: DedicatedConnection) -> None:  # type: ignore[override]
         """Close it."""

@@ -317,6 +317,13 @@ class Router:
         """Nodes that own slots, each once."""
         return list(dict.fromkeys(node for node in self.slot_nodes if node is not None))
 
+    def reachable(self, preferred: Node | None) -> Node:
+        """For what any node can do: the preferred one while it answers, else another that does."""
+        known = [node for node in self.nodes.values() if node.role != "unknown" and not node.is_failing]
+        connected = [node for node in known if node.connected]
+        candidates = connected or known or list(self.nodes.values())
+        return preferred if preferred in candidates else self._rng.choice(candidates)
+
     def on_dial_failed(self, node: Node, error: Exception) -> None:
         """The node may have been replaced."""
         self.count(error)
@@ -366,14 +373,16 @@ class Router:
         self._reroute()
 
     def _settle_nodes(self, roles: dict[Endpoint, bool]) -> None:
-        """Set roles; give up silent connections to demoted nodes; forget nodes that are gone and empty."""
+        """Set roles; give up silent connections to demoted nodes, and in a while those that somebody has for
+        himself at demoted or lost nodes; forget nodes that are gone and empty.
+        """
         now_s = time.monotonic()
         for endpoint, node in list(self.nodes.items()):
-            was_primary = node.role == "primary"
+            before = node.role
             node.role = "primary" if roles.get(endpoint) else "replica" if endpoint in roles else "unknown"
             if node.role == "primary":
                 continue
-            if was_primary:
+            if before == "primary" or before != node.role == "unknown":
                 self._demoted(node)
             if node.is_silent(now_s):
                 node.drop_connections(

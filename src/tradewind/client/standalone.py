@@ -46,10 +46,7 @@ HONOURED = frozenset({
 WITHOUT_EFFECT = frozenset({"retry_on_timeout", "socket_type", "himport_registry"})
 HINTS = {
     **CONNECTION_STATE_COMMANDS,
-    "MONITOR": "use client.monitor()",
-    "PSUBSCRIBE": "use client.pubsub()",
     "SELECT": "pass db= to a client of its own, or use client.client()",
-    "SUBSCRIBE": "use client.pubsub()",
     "READONLY": "it is for the nodes of a cluster",
     "READWRITE": "it is for the nodes of a cluster",
 }
@@ -205,8 +202,9 @@ class Redis(ClientCore, redis.asyncio.Redis):  # type: ignore[misc]  # its bases
     # -- on connections of their own -------------------------------------------------------------------------
 
     def _server_pool(self, *, lasting: bool) -> ServerPool:
-        async def find_node(_last: Node | None) -> Node:
-            await self.initialize()
+        async def find_node(last: Node | None) -> Node:
+            if last is None:  # later on, a client that was closed stays so
+                await self.initialize()
             return self._need_router().node(self._endpoint())
 
         return ServerPool(self._given_pool, find_node, wait_s=self._timeout_s, lasting=lasting)
