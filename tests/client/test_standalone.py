@@ -4,8 +4,6 @@ import asyncio
 import inspect
 import shutil
 import ssl
-from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -33,19 +31,6 @@ from tradewind.client import standalone
 DEBIAN = shutil.which("redis-server", path="/usr/bin")
 NEEDS_DEBIAN = pytest.mark.skipif(DEBIAN is None, reason="no redis-server of Debian's on this machine")
 OF_A_CLUSTER = ("CLUSTER KEYSLOT", "{d}s")
-
-
-@pytest.fixture(params=["bundled", pytest.param("debian", marks=NEEDS_DEBIAN)])
-async def server(request: pytest.FixtureRequest) -> AsyncIterator[Server]:
-    binary = Path(DEBIAN) if request.param == "debian" and DEBIAN else None
-    async with Server(binary=binary) as running:
-        yield running
-
-
-@pytest.fixture
-async def bundled() -> AsyncIterator[Server]:
-    async with Server() as running:
-        yield running
 
 
 # -- the same class, calls and values ------------------------------------------------------------------------
@@ -143,11 +128,6 @@ async def test_what_would_harm_others_on_the_connection_is_refused(
 ) -> None:
     with pytest.raises(SharedConnectionError, match=r"many callers share: .+"):
         await make_redis(bundled.port).execute_command(*call)
-
-
-async def test_what_is_not_there_yet_says_what_to_use(bundled: Server, make_redis: MakeRedis) -> None:
-    with pytest.raises(DataError, match=r"not available in this release; .*use"):
-        make_redis(bundled.port).pipeline()
 
 
 # -- on connections of their own -----------------------------------------------------------------------------

@@ -7,17 +7,23 @@ import asyncio
 import gc
 import logging
 import os
+import shutil
 from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.conftest import EmbeddedCluster
 from tests.support.clients import check_idle
+from tests.support.server import Server
 from tradewind import Redis, RedisCluster
 
 MakeClient = Callable[..., RedisCluster]
 MakeRedis = Callable[..., Redis]
+
+DEBIAN = shutil.which("redis-server", path="/usr/bin")
+NEEDS_DEBIAN = pytest.mark.skipif(DEBIAN is None, reason="no redis-server of Debian's on this machine")
 
 
 def pytest_asyncio_loop_factories() -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
@@ -77,3 +83,18 @@ async def _close(clients: list[Any]) -> None:
 @pytest.fixture
 async def client(make_client: MakeClient, clean_cluster: EmbeddedCluster) -> RedisCluster:
     return make_client(clean_cluster.nodes[0].port, decode_responses=True)
+
+
+@pytest.fixture(params=["bundled", pytest.param("debian", marks=NEEDS_DEBIAN)])
+async def server(request: pytest.FixtureRequest) -> AsyncIterator[Server]:
+    """A single server of the test's own: the bundled one, then Debian's."""
+    binary = Path(DEBIAN) if request.param == "debian" and DEBIAN else None
+    async with Server(binary=binary) as running:
+        yield running
+
+
+@pytest.fixture
+async def bundled() -> AsyncIterator[Server]:
+    """The bundled one only."""
+    async with Server() as running:
+        yield running

@@ -14,6 +14,7 @@ from redis.commands import (
 )
 
 from tradewind.client.pipeline import Pipeline, run_watched
+from tradewind.client.server_pipeline import ServerPipeline
 
 if TYPE_CHECKING:
     from tradewind.client.base import ClientCore
@@ -90,3 +91,7 @@ class ServerCalls(BoundCalls, AsyncRedisModuleCommands, AsyncCoreCommands, Async
 
     lock = redis.asyncio.Redis.lock
     transaction = redis.asyncio.Redis.transaction
+
+    def pipeline(self, transaction: bool = True, shard_hint: Any | None = None) -> ServerPipeline:
+        """As the client's, with this view's options for each command, or for the transaction."""
+        return ServerPipeline(self._client, self.call, transaction, shard_hint)

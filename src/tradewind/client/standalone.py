@@ -20,12 +20,13 @@ from redis.asyncio.connection import (
 from redis.exceptions import DataError
 
 from tradewind.client.base import ONE_SLOT, OWN_DEFAULTS, ClientCore
-from tradewind.client.calls import BoundCalls, CallOptions, ServerCalls
+from tradewind.client.calls import DEFAULT_CALL, BoundCalls, CallOptions, ServerCalls
 from tradewind.client.catalog import CONNECTION_STATE_COMMANDS, CommandSpec
 from tradewind.client.node import Node
 from tradewind.client.policy import RetryPolicy
 from tradewind.client.pool import NodeFinder, NodePool
 from tradewind.client.router import Router
+from tradewind.client.server_pipeline import ServerPipeline
 from tradewind.client.settings import retry_policy
 from tradewind.client.topology import Endpoint, OneServer
 
@@ -226,9 +227,9 @@ class Redis(ClientCore, redis.asyncio.Redis):  # type: ignore[misc]  # its bases
         """
         return redis.asyncio.Redis(connection_pool=self.connection_pool, single_connection_client=True)
 
-    def pipeline(self, transaction: bool = True, shard_hint: Any | None = None) -> Any:
-        """Not part of this release; every command is pipelined by itself."""
-        _refuse("pipeline() is not available in this release; gather the calls, or use a script")
+    def pipeline(self, transaction: bool = True, shard_hint: Any | None = None) -> ServerPipeline:
+        """See `ServerPipeline`."""
+        return ServerPipeline(self, DEFAULT_CALL, transaction, shard_hint)
 
 
 def _connection_arguments(pool: ConnectionPool) -> dict[str, Any]:

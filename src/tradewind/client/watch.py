@@ -138,7 +138,10 @@ class Watch:
             return WatchError("A ConnectionError occurred while watching one or more keys")
         if judge(error) is Verdict.FAIL:
             return error
-        self._router.refresh_soon()
+        try:
+            self._router.learn(self._node, command, error)
+        except RedisError as final:
+            return final
         if isinstance(error, AskError):
             return WatchError("Slot rebalancing occurred while watching keys")
         return WatchError(f"A {type(error).__name__} occurred while watching one or more keys")
