@@ -257,7 +257,9 @@ async def test_a_server_that_takes_no_more_clients(fragile: EmbeddedCluster, mak
     try:
         # Who is connected goes on; who comes waits, without a storm, until there is room.
         assert await asyncio.gather(*(first.get(key) for key in keys.values())) == ["1"] * 3
-        second = make_client(fragile.nodes[0].port, decode_responses=True, socket_connect_timeout=10)
+        roles = await fragile.roles()
+        replica = next(port for port, role in roles.items() if role == "replica")  # it tells the way, no more
+        second = make_client(replica, decode_responses=True, socket_connect_timeout=10)
         late = asyncio.create_task(second.get(next(iter(keys.values()))))
         popper = asyncio.create_task(first.blpop(["no-list"], 1))
         await asyncio.sleep(1.0)

@@ -159,10 +159,9 @@ class ClientCore:
         try:
             await router.start(deadline_s)
             if not self._catalog:
-                primaries = router.primaries()
                 # Keys matter in a cluster alone, and there redis-py's client too must be told the commands.
                 question = CATALOG._replace(refusal_will_do=not self._has_slots)
-                self._learn_commands(await router.ask_any(primaries, question, _read_catalog, deadline_s))
+                self._learn_commands(await router.ask_primaries(question, _read_catalog, deadline_s))
         except BaseException as error:
             await router.aclose()
             if isinstance(error, asyncio.CancelledError):

@@ -8,10 +8,10 @@ import asyncio
 import random
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from redis.exceptions import AskError, ReadOnlyError, ResponseError
 from redis.exceptions import ConnectionError as RedisConnectionError
@@ -36,7 +36,7 @@ from tradewind.client.policy import (
     judge,
     unknown_outcome,
 )
-from tradewind.client.refresh import Refresher
+from tradewind.client.refresh import Answer, Question, Refresher
 from tradewind.client.stats import ClientStats
 from tradewind.client.topology import (
     SLOT_COUNT,
@@ -115,7 +115,6 @@ class Router:
             rng=self._rng,
         )
         self.refresh_soon = self._refresher.soon
-        self.ask_any = self._refresher.ask_any
 
     # -- the way of a command --------------------------------------------------------------------------------
 
@@ -465,23 +464,38 @@ class Router:
         Raises ClusterNotReady, what a single server has said for good, or ClientClosed when it is closed
         meanwhile.
         """
-        attempt = 0
+        await self._until_ready(lambda: self._learn_whole_map(deadline_s), deadline_s)
+
+    async def _learn_whole_map(self, deadline_s: float) -> None:
+        await self._refresher.refresh(deadline_s)
+        missing = SLOT_COUNT - self.slot_map.covered
+        if missing and self._require_full_coverage:
+            raise ClusterNotReady(
+                f"{missing} of {SLOT_COUNT} slots have no primary; the cluster is not complete, or pass "
+                "require_full_coverage=False to use what is there"
+            )
+
+    async def ask_primaries(
+        self, question: Question, read: Callable[[Node, Any], Answer], deadline_s: float
+    ) -> Answer:
+        """The first answer of a primary, as they are when it is asked. Raises as `start`."""
+        ask_any = self._refresher.ask_any
+        return await self._until_ready(
+            lambda: ask_any(self.primaries(), question, read, deadline_s), deadline_s
+        )
+
+    async def _until_ready(self, attempt: Callable[[], Awaitable[Answer]], deadline_s: float) -> Answer:
+        """Try until it works: servers may be starting, full, or changing their roles at this moment."""
+        tries = 0
         while True:
             try:
-                await self._refresher.refresh(deadline_s)
-                missing = SLOT_COUNT - self.slot_map.covered
-                if not missing or not self._require_full_coverage:
-                    return
-                error = ClusterNotReady(
-                    f"{missing} of {SLOT_COUNT} slots have no primary; the cluster is not complete, or pass "
-                    "require_full_coverage=False to use what is there"
-                )
+                return await attempt()
             except ClusterNotReady as failure:
                 error, cause = failure, failure.__cause__
                 if cause is not None and self._topology.is_final(cause):
                     raise cause from None
-            attempt += 1
-            delay_s = backoff_s(attempt, self._rng, START_BACKOFF_BASE_S)
+            tries += 1
+            delay_s = backoff_s(tries, self._rng, START_BACKOFF_BASE_S)
             if time.monotonic() + delay_s >= deadline_s:
                 raise ClusterNotReady(f"{error} (waited {self.timeouts.connect_s:g} s)", error.reasons)
             await asyncio.sleep(delay_s)
