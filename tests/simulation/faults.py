@@ -17,12 +17,12 @@ class Faults:
         self._cluster, self._dice, self._stall = cluster, dice, stall
         self._over = False
         self.end_s = NEVER_S
-        self._kinds = (
-            self._reset, self._reset, self._crash, self._lose_host, self._freeze, self._freeze,
-            self._silence, self._migrate, self._migrate, self._plain_failover, self._refuse,
-            self._refuse, self._slow, self._garbage, self._trickle, self._latency, self._no_replicas,
-            self._stall_process, self._narrow_window, self._push,
+        kinds = (
+            self._reset, self._crash, self._lose_host, self._freeze, self._silence, self._migrate,
+            self._migrate, self._plain_failover, self._refuse, self._slow, self._garbage, self._trickle,
+            self._latency, self._no_replicas, self._stall_process, self._narrow_window, self._push, self._lose_replies,
         )  # fmt: skip
+        self._kinds = dice.sample(kinds, k=dice.choice((1, 4, len(kinds))))
 
     def begin(self, server: ScriptedServer, duration_s: float) -> None:
         """Some fault at this server now, for so long, or until all faults end."""
@@ -40,12 +40,12 @@ class Faults:
             weather.chunk_bytes_max = weather.window_bytes = 65536
             if weather.silent_until_s == NEVER_S:
                 self._host_is_back(server)
-            server.slow_share = server.garbage_share = 0.0
+            server.slow_share = server.garbage_share = server.lost_share = 0.0
             server.replicas_answer = 1
             server.cluster_down_until_s = server.readonly_until_s = server.no_memory_until_s = 0.0
             server.busy_until_s = server.full_until_s = server.loading_until_s = 0.0
-            if server.down:
-                cluster.start(server, 0.0)
+            if server.down and (server in cluster.owners or self._dice.random() < 0.5):
+                cluster.start(server, 0.0)  # one whose place was taken may stay away for ever
 
     def _note(self, server: ScriptedServer, what: str, duration_s: float) -> None:
         self._cluster.ledger.note("fault at %s: %s for %.2f s", server, what, duration_s)
@@ -106,8 +106,10 @@ class Faults:
 
     def _migrate(self, _server: ScriptedServer, duration_s: float) -> None:
         index = self._dice.randrange(len(self._cluster.owners))
-        target = self._dice.choice(self._cluster.owners)
-        self._cluster.begin_migration(index, target, duration_s)
+        source = self._cluster.owners[index]
+        targets = [owner for owner in self._cluster.owners if owner is not source]
+        if targets:
+            self._cluster.begin_migration(index, self._dice.choice(targets), duration_s)
 
     def _plain_failover(self, server: ScriptedServer, _duration_s: float) -> None:
         self._replace(server)
@@ -129,6 +131,11 @@ class Faults:
         self._note(server, "garbage in replies", duration_s)
         server.garbage_share = 0.1
         self._later(duration_s, lambda: setattr(server, "garbage_share", 0.0))
+
+    def _lose_replies(self, server: ScriptedServer, duration_s: float) -> None:
+        self._note(server, "connections end before their replies", duration_s)
+        server.lost_share = 0.2
+        self._later(duration_s, lambda: setattr(server, "lost_share", 0.0))
 
     def _push(self, server: ScriptedServer, duration_s: float) -> None:
         self._note(server, "push messages between replies", duration_s)

@@ -21,8 +21,8 @@ class LimitsWatch:
 
     def turn_ended(self) -> None:
         self.turns += 1
-        if self._broken:
-            self._world.fail(self._broken)
+        if self._broken or self._world.ledger.breaches:
+            self._world.fail(self._broken or self._world.ledger.breaches[0])
         if self.turns % TURNS_BETWEEN_LOOKS == 0:
             self.check_stats()
 

@@ -93,7 +93,7 @@ class ScriptedServer:
         self.down = False
         self.frozen_until_s = self.loading_until_s = self.busy_until_s = 0.0
         self.cluster_down_until_s = self.readonly_until_s = self.full_until_s = self.no_memory_until_s = 0.0
-        self.slow_share = self.garbage_share = self.push_share = 0.0
+        self.slow_share = self.garbage_share = self.push_share = self.lost_share = 0.0
         self.replicas_answer = 1
         self.setinfo_known = True
         self._cluster, self._dice, self._outside = cluster, dice, cluster.outside
@@ -190,6 +190,11 @@ class ScriptedServer:
         if self._dice.random() < self.garbage_share:
             self.ledger.note("fault garbage instead of a reply from %s", self.name)
             data = GARBAGE
+        if self._dice.random() < self.lost_share:
+            self.ledger.note("fault a connection to %s is reset before its reply", self.name)
+            session.closed()
+            session.link.reset()
+            return
         session.link.to_client(data)
 
     def _answer(self, session: Session, request: list[bytes]) -> None:
@@ -291,6 +296,8 @@ class ServerCommands:
         if token:
             self._ledger.note("%s got %s of t%d", server, name.decode(), token)
         asking, session.asking = session.asking, False
+        if asking and token not in self._ledger.sent_to_importer:
+            self._ledger.breaches.append(f"t{token} {name.decode()} used an ASKING meant for another command")
         if name not in self._keyed:
             return self._refusal(server, name) or self._unkeyed(server, session, name, request)
         keys = _keys(name, request)
@@ -339,8 +346,6 @@ class ServerCommands:
         if asking and index in server.importing:
             if len(keys) > 1 and not all(moved):
                 return b"-TRYAGAIN Multiple keys request during rehashing of slot\r\n"
-            if token not in self._ledger.sent_to_importer:
-                self._ledger.breaches.append(f"t{token} used an ASKING that was meant for another command")
             return None
         if owner is None:
             return b"-CLUSTERDOWN Hash slot not served\r\n"

@@ -181,7 +181,9 @@ class ClientTransport(asyncio.Transport):
             size = self._link.read_bytes()
             data = bytes(self._received[:size])
             del self._received[:size]
+            self._link.around_reading()
             self._protocol.data_received(data)
+            self._link.around_reading()
             if self._received or self._at_end:
                 self._arrange_read()
         elif self._at_end:
@@ -219,6 +221,10 @@ class Link:
 
     def read_bytes(self) -> int:
         return self._dice.randint(1, self._weather.read_bytes_max)
+
+    def around_reading(self) -> None:
+        """The process reads from the connection in this turn of its loop."""
+        self._network.on_reading()
 
     def to_server(self, data: bytes) -> None:
         self._unread_bytes += len(data)
@@ -281,6 +287,7 @@ class Network:
         self.listeners: dict[str, tuple[Weather, Callable[[Link], ServerEnd | None]]] = {}
         self.open_links: dict[Link, None] = {}  # also those being opened
         self.dialing: dict[str, int] = {}
+        self.on_reading: Callable[[], None] = lambda: None
         self.on_dial: Callable[[str], None] = lambda _name: None
 
     def open_connections(self, name: str) -> list[Link]:

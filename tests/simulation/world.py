@@ -21,6 +21,7 @@ from tests.simulation.scripted_cluster import ScriptedCluster
 from tests.simulation.wire import Network
 from tradewind import RedisCluster
 
+BURSTS = (1, 1, 1, 1, 4, 20)  # calls at once
 CALLS_MAX = (15, 60, 120, 300)
 RECOVERY_S_MAX = 8.0  # backoff, refresh, dial, silence of a lane: each is at most a few seconds
 QUIET_S_MAX = 12.0  # until what the servers owe has come, or has been given up with its connection
@@ -44,10 +45,11 @@ class World:
         self.loop.set_exception_handler(self._complain)
         self.complaints: list[str] = []
         self.calls: list[Call] = []
+        self.doomed: list[Call] = []  # will be cancelled in a turn of the loop in which something is read
         self._make_client = make_client
         dice = self.dice
         self.cluster = ScriptedCluster(
-            self.outside, dice, shards=dice.randint(1, 3), replicas=dice.choice((0, 1, 1, 1, 2)),
+            self.outside, dice, shards=dice.choice((1, 2, 2, 3)), replicas=dice.choice((0, 1, 1, 1, 2)),
             ranges_per_shard=dice.randint(1, 3),
         )  # fmt: skip
         self.ledger = self.cluster.ledger
@@ -61,7 +63,11 @@ class World:
         self.limits = LimitsWatch(self)
         self.outside.turn_ended = self.limits.turn_ended
         self.network.on_dial = self.limits.dialing
+        self.network.on_reading = self._cancel_somebody
         self.pausing: asyncio.Future[None] | None = None
+        # Worlds differ: what is rare in one is common in another.
+        self.kinds = dice.choices(KINDS, k=dice.choice((2, 5, 30)))
+        self.haste, self.impatient = dice.choice((0.05, 0.3, 0.8)), dice.choice((0.0, 0.1, 0.5))
         self.calls_max = dice.choice(CALLS_MAX)
         self.faults_end_s = self.outside.now_s + dice.uniform(1.0, 8.0)
 
@@ -69,7 +75,7 @@ class World:
         dice = self.dice
         seeds = dice.sample(self.cluster.servers, k=min(2, len(self.cluster.servers)))
         self.options = {
-            "max_connections": dice.choice((1, 2, 3, 4, 8, 100)),
+            "max_connections": dice.choice((1, 2, 2, 3, 3, 4, 8, 100, 100, 100)),
             "lanes": dice.randint(1, 3),
             "in_flight_max": dice.choice((1, 2, 8, 64, 4096)),
             "in_flight_bytes_max": dice.choice((200, 5000, 64 * 1024 * 1024)),
@@ -92,9 +98,12 @@ class World:
     async def run(self) -> None:
         begun_s = self.outside.now_s
         self._arrange_faults(begun_s)
+        caller_count = self.dice.randint(1, 25)
+        calls_a_caller = self.calls_max / caller_count / (sum(BURSTS) / len(BURSTS))
+        pace_s = (self.faults_end_s - begun_s) / calls_a_caller  # so that they are spread over the faults
         callers = [
-            self.loop.create_task(self._caller(random.Random(self.dice.random())), name=f"caller {number}")
-            for number in range(self.dice.randint(1, 25))
+            self.loop.create_task(self._caller(random.Random(self.dice.random()), pace_s))
+            for _ in range(caller_count)
         ]
         if self.dice.random() < 0.15:
             await self._close_amid_the_work(callers)
@@ -124,7 +133,7 @@ class World:
         self.pausing = None
 
     def _arrange_faults(self, begun_s: float) -> None:
-        for _ in range(self.dice.choice((0, 1, 3, 6, 12))):
+        for _ in range(self.dice.choice((0, 1, 3, 6, 12, 30))):
             at_s = self.dice.uniform(begun_s - 0.3, self.faults_end_s)
             duration_s = self.dice.choice((0.05, 0.3, 1.0, 3.0, 10.0)) * self.dice.uniform(0.5, 1.0)
             server = self.dice.choice(self.cluster.servers)
@@ -160,16 +169,25 @@ class World:
         return call.reply is not None
 
     async def _becomes_quiet(self) -> None:
+        """Whatever a call took is given back, and what the client counts is what there is."""
         ends_s = self.outside.now_s + QUIET_S_MAX
-        while not self._is_quiet():
+        while left := self._what_is_left():
             if self.outside.now_s > ends_s:
-                self.fail(f"something is never given back: {self.client.stats()}")
+                self.fail(f"never given back: {left}")
             await asyncio.sleep(POLL_S)
 
-    def _is_quiet(self) -> bool:
+    def _what_is_left(self) -> list[str]:
         stats = self.client.stats()
-        bytes_left = sum(node.in_flight_bytes for node in stats.nodes)
-        return not (stats.in_flight or stats.waiting or bytes_left)
+        left = [f"{stats.delayed} delayed, {stats.parked} parked"] if stats.delayed or stats.parked else []
+        for node in stats.nodes:
+            counted, real = node.connections, len(self.network.open_connections(node.name))
+            if node.in_flight or node.in_flight_bytes:
+                left.append(f"{node.in_flight} in flight at {node.name}, {node.in_flight_bytes} bytes")
+            if node.waiting or node.waiting_dedicated:
+                left.append(f"{node.waiting}+{node.waiting_dedicated} waiting at {node.name}")
+            if counted != real:
+                left.append(f"{counted} connections counted at {node.name}, and there are {real}")
+        return left
 
     def _check_nothing_left(self, when: str) -> None:
         tasks = [task for task in asyncio.all_tasks(self.loop) if not _is_ours(task)]
@@ -180,21 +198,38 @@ class World:
 
     # -- callers ---------------------------------------------------------------------------------------------
 
-    async def _caller(self, dice: random.Random) -> None:
+    async def _caller(self, dice: random.Random, pace_s: float) -> None:
         while self.outside.now_s < self.faults_end_s and len(self.calls) < self.calls_max:
-            await asyncio.sleep(dice.expovariate(dice.choice((2.0, 20.0, 200.0))))
+            pause_s = dice.expovariate(1 / pace_s) * dice.choice((0.0, 0.5, 2.0))
+            await asyncio.sleep(max(0.0, min(pause_s, self.faults_end_s - self.outside.now_s)))
             if self.pausing is not None:
                 await self.pausing
-            count = dice.choice((1, 1, 1, 1, 4, 20))
+            count = dice.choice(BURSTS)
             await asyncio.gather(*(self._draw_call(dice) for _ in range(count)))
 
     def _draw_call(self, dice: random.Random) -> Awaitable[None]:
         timeout_s = dice.choice((None, None, None, 0.05, 0.3, 2.0))
-        call = Call(
-            self, dice.choice(KINDS), self.tag_of(dice.randrange(len(self.cluster.owners))), timeout_s
-        )
-        cancel_after_s = dice.choice((0.0, 0.001, 0.01, 0.2)) * dice.random() if dice.random() < 0.2 else None
-        return call.run(cancel_after_s)
+        index = dice.randrange(len(self.cluster.owners))
+        call = Call(self, dice.choice(self.kinds), self.tag_of(index), timeout_s)
+        patience = dice.random()
+        if patience < self.impatient:
+            self.doomed.append(call)
+        elif patience > 0.9:
+            return call.run(dice.choice((0.0, 0.001, 0.01, 0.2)) * dice.random())
+        return call.run(None)
+
+    def _cancel_somebody(self) -> None:
+        """A cancellation in the same turn as an answer: perhaps its own."""
+        while self.doomed and self.dice.random() < self.haste:
+            call = self.doomed.pop(self.dice.randrange(len(self.doomed)))
+            self._cancel_in_turns(call, self.dice.choice((0, 0, 1, 2, 3)))
+
+    def _cancel_in_turns(self, call: Call, turns: int) -> None:
+        """An answer takes a few turns of the loop from the wire to its caller."""
+        if turns:
+            self.loop.call_soon(self._cancel_in_turns, call, turns - 1)
+        elif call.task is not None:
+            call.task.cancel()
 
     def tag_of(self, index: int) -> str:
         """A hash tag in the range; each range has a few, so that callers meet at the same keys."""

@@ -60,6 +60,11 @@ class DedicatedConnections:
         """Somebody has the right to a connection of its own."""
         return bool(self._holders)
 
+    @property
+    def connections(self) -> int:
+        """Open, being opened, or promised; not those that the server has ended while nobody used them."""
+        return self.count - sum(lane.state is not LaneState.OPEN for lane, _ in self._idle)
+
     async def acquire(self, deadline_s: float) -> Lane:
         """A connection of one's own until `release`. `deadline_s` is of the monotonic clock.
 

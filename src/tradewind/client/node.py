@@ -532,7 +532,7 @@ class Node:
             name=self.name,
             role=self.role,
             lanes=len(self._lanes),
-            dedicated=self.dedicated.count,
+            dedicated=self.dedicated.connections,
             connections_max=self._limits.connections_max,
             in_flight=self.in_flight,
             in_flight_max=self._limits.in_flight_max,
@@ -549,6 +549,6 @@ class Node:
 
     def __repr__(self) -> str:
         return (
-            f"<Node {self.name} {self.role} lanes={len(self._lanes)} dedicated={self.dedicated.count} "
+            f"<Node {self.name} {self.role} lanes={len(self._lanes)} dedicated={self.dedicated.connections} "
             f"of={self._limits.connections_max} in_flight={self.in_flight} waiting={len(self.waiting)}>"
         )
