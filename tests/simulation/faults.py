@@ -20,7 +20,8 @@ class Faults:
         kinds = (
             self._reset, self._crash, self._lose_host, self._freeze, self._silence, self._migrate,
             self._migrate, self._plain_failover, self._refuse, self._slow, self._garbage, self._trickle,
-            self._latency, self._no_replicas, self._stall_process, self._narrow_window, self._push, self._lose_replies,
+            self._latency, self._no_replicas, self._stall_process, self._narrow_window, self._push,
+            self._lose_replies,
         )  # fmt: skip
         self._kinds = dice.sample(kinds, k=dice.choice((1, 4, len(kinds))))
 
