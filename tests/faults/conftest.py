@@ -10,6 +10,7 @@ from tests.conftest import EmbeddedCluster
 from tests.support.announced import AnnouncedCluster
 from tests.support.client_fixtures import client, make_client, no_complaints, pytest_asyncio_loop_factories
 from tests.support.loop_holds import loop_holds
+from tests.support.migration import Migration
 from tests.support.tls import TlsCluster
 from tradewind.embedded.survey import Admin
 
@@ -61,3 +62,15 @@ async def _empty(cluster: EmbeddedCluster) -> None:
         if role == "primary":
             async with Admin(port) as admin:
                 await admin.ask("FLUSHALL")
+
+
+@pytest.fixture
+async def migration(clean_cluster: EmbeddedCluster) -> AsyncIterator[Migration]:
+    """The slot is where it was, afterwards."""
+    there = await Migration.plan(clean_cluster)
+    yield there
+    if (await clean_cluster.primary_of("moving")).port == there.target:
+        back = await there.back()
+        await back.begin()
+        await back.finish()
+    await clean_cluster.wait_until_ready()

@@ -1,77 +1,19 @@
 """A slot that really moves: MOVED, ASK and TRYAGAIN under load, and back."""
 
 import asyncio
-from collections.abc import AsyncIterator
 
 import pytest
-from redis.crc import key_slot
 
 from tests.conftest import EmbeddedCluster
 from tests.support.client_fixtures import MakeClient
+from tests.support.migration import Migration
 from tests.support.waiting import eventually
 from tests.support.writers import Writers
 from tradewind import RedisCluster
-from tradewind.embedded.survey import Admin
 
 pytestmark = pytest.mark.faults
 
 KEYS = [f"{{moving}}:{number}" for number in range(40)]
-SLOT = key_slot(b"moving")
-
-
-class Migration:
-    """One slot on its way from its owner to another primary."""
-
-    def __init__(self, source: int, target: int, primaries: list[int], ids: dict[int, str]) -> None:
-        self.source, self.target = source, target
-        self._primaries, self._ids = primaries, ids
-
-    @staticmethod
-    async def plan(cluster: EmbeddedCluster) -> "Migration":
-        primaries = [port for port, role in (await cluster.roles()).items() if role == "primary"]
-        ids = {}
-        for port in primaries:
-            async with Admin(port) as admin:
-                ids[port] = await admin.ask("CLUSTER", "MYID")
-        source = (await cluster.primary_of("moving")).port
-        target = next(port for port in primaries if port != source)
-        return Migration(source, target, primaries, ids)
-
-    async def begin(self) -> None:
-        async with Admin(self.target) as admin:
-            await admin.ask("CLUSTER", "SETSLOT", SLOT, "IMPORTING", self._ids[self.source])
-        async with Admin(self.source) as admin:
-            await admin.ask("CLUSTER", "SETSLOT", SLOT, "MIGRATING", self._ids[self.target])
-
-    async def move_keys(self, count: int) -> int:
-        """Returns how many were there to be moved."""
-        async with Admin(self.source) as admin:
-            keys = await admin.ask("CLUSTER", "GETKEYSINSLOT", SLOT, count)
-            if keys:
-                await admin.ask("MIGRATE", "127.0.0.1", self.target, "", 0, 1000, "KEYS", *keys)
-            return len(keys)
-
-    async def finish(self) -> None:
-        while await self.move_keys(100):
-            pass
-        for port in (self.target, self.source, *self._primaries):
-            async with Admin(port) as admin:
-                await admin.ask("CLUSTER", "SETSLOT", SLOT, "NODE", self._ids[self.target])
-
-    async def back(self) -> "Migration":
-        return Migration(self.target, self.source, self._primaries, self._ids)
-
-
-@pytest.fixture
-async def migration(clean_cluster: EmbeddedCluster) -> AsyncIterator[Migration]:
-    """The slot is where it was, afterwards."""
-    there = await Migration.plan(clean_cluster)
-    yield there
-    if (await clean_cluster.primary_of("moving")).port == there.target:
-        back = await there.back()
-        await back.begin()
-        await back.finish()
-    await clean_cluster.wait_until_ready()
 
 
 async def test_writers_and_readers_follow_a_moving_slot(

@@ -1,0 +1,228 @@
+"""Transactions while slots move, primaries change, connections end: whole or not at all, and never twice."""
+
+import asyncio
+import signal
+from collections import Counter
+from types import TracebackType
+from typing import Any
+
+import pytest
+
+from tests.conftest import EmbeddedCluster
+from tests.faults.conftest import NODE_TIMEOUT_S
+from tests.support.client_fixtures import MakeClient
+from tests.support.clients import check_idle
+from tests.support.migration import Migration
+from tests.support.waiting import eventually
+from tradewind import OutcomeUnknown, RedisCluster
+from tradewind.embedded.survey import Admin
+
+pytestmark = [pytest.mark.faults, pytest.mark.timeout(60)]
+
+COUNT = 12  # of tellers
+
+
+class Tellers:
+    """Tasks that move 1 from one account to another, each noting it in a key of its own, in `async with`.
+
+    `watches`: reading before, with `client.transaction`, what the transaction then sets.
+    """
+
+    def __init__(self, client: Any, tag: str, *, watches: bool = False) -> None:
+        self.acknowledged: Counter[int] = Counter()
+        self.unknown: Counter[int] = Counter()
+        self.errors: Counter[str] = Counter()
+        self._client = client
+        self._watches = watches
+        self._source, self._target = f"{{{tag}}}from", f"{{{tag}}}to"
+        self._notes = [f"{{{tag}}}note:{number}" for number in range(COUNT)]
+        self._tasks: list[asyncio.Task[None]] = []
+        self._stopping = False
+
+    async def __aenter__(self) -> "Tellers":
+        self._tasks = [asyncio.create_task(self._work(number)) for number in range(COUNT)]
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stopping = True
+        await asyncio.gather(*self._tasks)
+
+    async def _work(self, number: int) -> None:
+        while not self._stopping:
+            try:
+                await (self._watched(number) if self._watches else self._plain(number))
+            except OutcomeUnknown:
+                self.unknown[number] += 1
+            except Exception as error:
+                self.errors[f"{type(error).__name__}: {error}"[:150]] += 1
+                await asyncio.sleep(0.01)
+            else:
+                self.acknowledged[number] += 1
+            await asyncio.sleep(0.001)
+
+    async def _plain(self, number: int) -> None:
+        pipe = self._client.pipeline(transaction=True)
+        await pipe.decr(self._source).incr(self._target).incr(self._notes[number]).execute()
+
+    async def _watched(self, number: int) -> None:
+        note = self._notes[number]
+
+        async def transfer(pipe: Any) -> None:
+            value = int(await pipe.get(note) or 0)
+            pipe.multi()
+            pipe.decr(self._source).incr(self._target).set(note, value + 1)
+
+        await self._client.transaction(transfer, note)
+
+    @property
+    def total(self) -> int:
+        return self.acknowledged.total()
+
+    async def more(self, count: int, timeout_s: float = 15.0) -> None:
+        goal = self.total + count
+        await eventually(lambda: self.total >= goal, timeout_s)
+
+    async def check(self, client: RedisCluster, *, may_lose: bool = False) -> None:
+        """No transaction ran in part, none twice, and (unless the server may lose them) none is missing."""
+        source, target, *notes = (
+            int(value or 0) for value in await client.mget(self._source, self._target, *self._notes)
+        )
+        assert source == -target, "a transaction ran in part"
+        assert sum(notes) == target, "a transaction ran in part"
+        for number, noted in enumerate(notes):
+            most = self.acknowledged[number] + self.unknown[number]
+            assert noted <= most, f"{noted} of at most {most}: some ran twice"
+            assert may_lose or noted >= self.acknowledged[number], "acknowledged ones are lost"
+        await check_idle(client)
+
+
+@pytest.mark.parametrize("watches", [False, True], ids=["plain", "watched"])
+async def test_transactions_follow_a_moving_slot(
+    clean_cluster: EmbeddedCluster, make_client: MakeClient, migration: Migration, watches: bool
+) -> None:
+    client = make_client(clean_cluster.nodes[0].port, decode_responses=True)
+    await client.mset({f"{{moving}}:{number}": 0 for number in range(20)})
+    async with Tellers(client, "moving", watches=watches) as tellers:
+        await tellers.more(200)
+        await migration.begin()
+        while await migration.move_keys(2):
+            pass
+        await tellers.more(200)  # everything is at the new owner, which does not own the slot yet
+        asked = client.stats().redirects_ask
+        await migration.finish()
+        await tellers.more(300)
+    assert asked > 50
+    assert not tellers.errors
+    assert not tellers.unknown
+    await tellers.check(client)
+
+
+async def test_durable_transactions_follow_a_moving_slot(
+    clean_cluster: EmbeddedCluster, make_client: MakeClient, migration: Migration
+) -> None:
+    client = make_client(clean_cluster.nodes[0].port, decode_responses=True)
+    await client
+    async with Tellers(client.durable(), "moving") as tellers:
+        await tellers.more(100)
+        await migration.begin()
+        while await migration.move_keys(2):
+            pass
+        await tellers.more(100)
+        await migration.finish()
+        await tellers.more(100)
+    assert not tellers.errors
+    await tellers.check(client)
+
+
+async def test_a_transaction_waits_until_its_keys_are_together(
+    clean_cluster: EmbeddedCluster, make_client: MakeClient, migration: Migration
+) -> None:
+    client = make_client(clean_cluster.nodes[0].port, decode_responses=True)
+    keys = [f"{{moving}}:{number}" for number in range(10)]
+    await client.mset(dict.fromkeys(keys, 0))
+    await migration.begin()
+    await migration.move_keys(5)
+    pipe = client.pipeline(transaction=True)
+    for key in keys:
+        pipe.incr(key)
+    running = asyncio.create_task(pipe.execute())
+    await eventually(lambda: client.stats().retries >= 3)
+    assert not running.done()
+    await migration.finish()
+    assert await asyncio.wait_for(running, 5) == [1] * 10
+    assert await client.mget(keys) == ["1"] * 10
+
+
+@pytest.mark.parametrize("durable", [False, True], ids=["plain", "durable"])
+@pytest.mark.parametrize("watches", [False, True], ids=["alone", "watched"])
+async def test_a_killed_primary(
+    fragile: EmbeddedCluster, make_client: MakeClient, watches: bool, durable: bool
+) -> None:
+    client = make_client(fragile.nodes[0].port, decode_responses=True)
+    await client
+    async with Tellers(client.durable() if durable else client, "k", watches=watches) as tellers:
+        await tellers.more(100)
+        victim = await fragile.primary_of("{k}")
+        await fragile.kill(victim)
+        if not durable:
+            await tellers.more(50)
+        await fragile.restart(victim)
+        await tellers.more(50, timeout_s=20)
+    assert tellers.unknown.total() <= (10 if durable else 2) * COUNT
+    await tellers.check(client, may_lose=not durable)
+
+
+@pytest.mark.parametrize("watches", [False, True], ids=["alone", "watched"])
+@pytest.mark.parametrize("how", [(), ("FORCE",), ("TAKEOVER",)], ids=["planned", "force", "takeover"])
+async def test_a_failover(
+    fragile: EmbeddedCluster, make_client: MakeClient, how: tuple[str, ...], watches: bool
+) -> None:
+    client = make_client(fragile.nodes[0].port, decode_responses=True)
+    await client
+    async with Tellers(client.durable(), "k", watches=watches) as tellers:
+        await tellers.more(100)
+        victim = await fragile.primary_of("{k}")
+        (replica,) = await fragile.replicas_of(victim)
+        async with Admin(replica.port) as admin:
+            await admin.ask("CLUSTER", "FAILOVER", *how)
+        await eventually(lambda: _is_elsewhere(fragile, victim.port))
+        await tellers.more(100)
+    assert not tellers.errors
+    await tellers.check(client)
+
+
+async def _is_elsewhere(cluster: EmbeddedCluster, port: int) -> bool:
+    return (await cluster.primary_of("{k}")).port != port
+
+
+async def test_a_watcher_of_a_hung_primary_is_let_go(
+    fragile: EmbeddedCluster, make_client: MakeClient
+) -> None:
+    client = make_client(fragile.nodes[0].port, decode_responses=True, socket_timeout=2.0)
+    await client
+    async with Tellers(client.durable(), "k", watches=True) as tellers:
+        await tellers.more(50)
+        victim = await fragile.primary_of("{k}")
+        await fragile.kill(victim, signal.SIGSTOP)
+        await eventually(lambda: _is_elsewhere(fragile, victim.port))
+        await fragile.kill(victim, signal.SIGCONT)
+        await tellers.more(50, timeout_s=NODE_TIMEOUT_S + 15)
+    await tellers.check(client)
+
+
+@pytest.mark.parametrize("watches", [False, True], ids=["alone", "watched"])
+async def test_a_storm_of_killed_connections(
+    fragile: EmbeddedCluster, make_client: MakeClient, watches: bool
+) -> None:
+    client = make_client(fragile.nodes[0].port, decode_responses=True)
+    await client
+    async with Tellers(client, "k", watches=watches) as tellers:
+        port = (await fragile.primary_of("{k}")).port
+        for _ in range(30):
+            async with Admin(port) as admin:
+                await admin.ask("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+            await asyncio.sleep(0.03)
+        await tellers.more(100)
+    await tellers.check(client)
