@@ -66,11 +66,12 @@ class FakeServer:
     """Answers the handshake, COMMAND and CLUSTER SLOTS (all slots are its own) unless `answer` knows better.
 
     `answer(request)` returns the bytes of a reply, or None for the default, or SILENCE: no reply to this
-    request nor to any behind it, or HANG_UP: the end of the connection.
+    request nor to any behind it, or HANG_UP: the end of the connection. Replies come `think_s` late.
     """
 
     def __init__(self, answer: Answer = lambda _request: None) -> None:
         self.answer = answer
+        self.think_s = 0.0
         self.port = 0
         self.requests: list[list[bytes]] = []
         self.connections_made = 0
@@ -146,7 +147,11 @@ class _Connection(asyncio.Protocol):
             self._silent = self._silent or reply == SILENCE
             if reply == HANG_UP:
                 self._transport.close()  # what was answered before still goes out
-            elif not self._silent:
+            elif self._silent:
+                continue
+            elif self._server.think_s:
+                asyncio.get_running_loop().call_later(self._server.think_s, self._transport.write, reply)
+            else:
                 self._transport.write(reply)
 
     def connection_lost(self, _error: Exception | None) -> None:

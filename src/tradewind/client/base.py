@@ -75,6 +75,7 @@ class ClientCore:
         in_flight_max: int,
         in_flight_bytes_max: int,
         retry: RetryPolicy,
+        slow_command_s: float | None,
     ) -> None:
         """The rest of a constructor: `connection_kwargs` are what redis-py's has made of its arguments."""
         timeout = connection_kwargs.get("socket_timeout")
@@ -90,6 +91,7 @@ class ClientCore:
             command_s=self._timeout_s,
             connect_s=CONNECT_TIMEOUT_S if connect is None else float(connect),
             silence_s=30.0 if timeout is None else max(float(timeout), SILENCE_S_MIN),
+            slow_s=float("inf") if slow_command_s is None else slow_command_s,
         )
         self._settings = connection_settings(connection_kwargs)
         self._retry_policy = retry
@@ -522,7 +524,7 @@ class ClientCore:
     def stats(self) -> ClientStats:
         """What the client holds and has done, as one frozen object; empty before the first command."""
         if self._router is None:
-            return ClientStats((), 0, 0, 0, 0, 0, 0, 0, 0, 0)
+            return ClientStats()
         return self._router.stats()
 
     def __repr__(self) -> str:

@@ -54,6 +54,7 @@ class RedisCluster(ClientCore, RedisPyCluster):  # type: ignore[misc]  # its bas
         in_flight_max: int = 4096,
         in_flight_bytes_max: int = 64 * 1024 * 1024,
         retry: Any = None,
+        slow_command_s: float | None = None,
         **kwargs: Any,
     ) -> None:
         if retry is not None:
@@ -74,6 +75,7 @@ class RedisCluster(ClientCore, RedisPyCluster):  # type: ignore[misc]  # its bas
             in_flight_max=in_flight_max,
             in_flight_bytes_max=in_flight_bytes_max,
             retry=policy,
+            slow_command_s=slow_command_s,
         )
 
     @classmethod

@@ -130,7 +130,8 @@ class Committer:
                 return
             try:
                 while queue.commands and await self._commit_batch(node, lane, queue):
-                    pass
+                    if node.dedicated.is_outdated(lane):
+                        break
             finally:
                 node.dedicated.release(lane)
 
@@ -139,6 +140,7 @@ class Committer:
         batch = _next_batch(queue.commands)
         if not batch:
             return True
+        sent_s = time.monotonic()
         replies = [exclusive_request(lane, command) for command in batch]
         barrier = exclusive_submit(lane, ("WAIT", self._replicas, WAIT_MS))
         queue.on_their_way[lane] = batch, barrier
@@ -156,6 +158,7 @@ class Committer:
                 lane.close(failure)
                 self._router.refresh_soon()
             self._settle(node, batch, replies, replicated, failure)
+            node.meter.committed(batch[0], sent_s)
         return failure is None
 
     def _settle(

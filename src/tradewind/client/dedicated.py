@@ -138,12 +138,16 @@ class DedicatedConnections:
     def release(self, lane: Lane) -> None:
         """Give it back. A connection that still owes a reply is closed, since its state is not known."""
         self._taken.pop(lane, None)
-        is_wanted = lane.opened_s > self._renewed_s and not self._closed
+        is_wanted = not self.is_outdated(lane) and not self._closed
         if lane.state is LaneState.OPEN and lane.load == 0 and is_wanted:
             self._give(lane)
         else:
             lane.close(ClientClosed(f"{self._name}: dedicated connection given back in use, or outdated"))
             self._give(None)
+
+    def is_outdated(self, lane: Lane) -> bool:
+        """It was open before the last `renew`: it is to be given back."""
+        return lane.opened_s <= self._renewed_s
 
     def renew(self, now_s: float) -> None:
         """Use none of those that are open now again; who holds one may finish."""

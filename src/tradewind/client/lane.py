@@ -23,6 +23,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import InvalidResponse, NoPermissionError, ResponseError
 
 from tradewind.client.command import Command
+from tradewind.client.meter import Meter
 
 PUSH = hiredis.PushNotification
 NOT_ENOUGH = object()
@@ -73,12 +74,15 @@ class Lane:
 
     __slots__ = (
         "__weakref__",
+        "_answered",
+        "_batches",
         "_call_soon",
         "_close_transport",
         "_now",
         "_raw_count",
         "_reader",
         "_write",
+        "_written",
         "bytes_written",
         "flush_scheduled",
         "has_more",
@@ -87,6 +91,7 @@ class Lane:
         "last_heard_s",
         "listening",
         "may_skip_replies",
+        "meter",
         "name",
         "opened_s",
         "outbox",
@@ -124,6 +129,11 @@ class Lane:
         self._now = now
         self.flush_scheduled = False
         self._raw_count = 0  # commands in the lane whose replies stay undecoded
+        self.meter: Meter | None = None  # of the node, for a lane that is shared
+        self._batches: deque[tuple[int, float]] = (
+            deque()
+        )  # with replies to come: their last command, when sent
+        self._written = self._answered = 0  # commands, since there is a meter
         self._write: Callable[[bytes], None] | None = None
         self._close_transport: Callable[[], None] | None = None
         options: dict[str, Any] = {"encoding": encoding} if encoding else {}
@@ -155,6 +165,10 @@ class Lane:
         now_s = self._now()
         self.last_heard_s = min(now_s, self.last_heard_s + seconds)
         self.last_answered_s = min(now_s, self.last_answered_s + seconds)
+
+    def oldest_sent_s(self, now_s: float) -> float:
+        """When the oldest command that is not answered was written."""
+        return self._batches[0][1] if self._batches else now_s
 
     # -- going out -------------------------------------------------------------------------------------------
 
@@ -207,9 +221,13 @@ class Lane:
             self.owner.on_answered(self, len(gone), sum(len(command.packed) for command in gone))
         if not batch:
             return
+        now_s = self._now()
         if not self.in_flight:
-            self.last_heard_s = self.last_answered_s = self._now()
+            self.last_heard_s = self.last_answered_s = now_s
         self.in_flight.extend(batch)
+        if self.meter is not None:
+            self._written += len(batch)
+            self._batches.append((self._written, now_s))
         data = b"".join(packed)
         self.bytes_written += len(data)
         assert self._write is not None
@@ -247,8 +265,9 @@ class Lane:
 
     def _hand_out(self, count_max: int) -> None:
         """Give replies to their commands, at most so many; for more, come back in the next turn."""
-        self.last_heard_s = self._now()
+        now_s = self.last_heard_s = self._now()
         in_flight = self.in_flight
+        oldest = in_flight[0] if in_flight else None
         gets = self._gets_raw if self._raw_count or self.listening else self._reader.gets
         plain = PLAIN_REPLIES if not self.listening else NO_REPLIES
         answered = size_bytes = 0
@@ -282,8 +301,20 @@ class Lane:
             self._call_soon(self._go_on)
         finally:
             if answered:
-                self.last_answered_s = self.last_heard_s
+                self.last_answered_s = now_s
+                if self.meter is not None and oldest is not None:
+                    self._measure(self.meter, oldest, answered, now_s)
                 self.owner.on_answered(self, answered, size_bytes)
+
+    def _measure(self, meter: Meter, oldest: Command, answered: int, now_s: float) -> None:
+        """So many commands have been answered, the first of which was `oldest`."""
+        self._answered += answered
+        batches = self._batches
+        sent_s = batches[0][1]
+        while batches and batches[0][0] <= self._answered:
+            meter.replies.record(now_s - batches.popleft()[1])
+        if now_s - oldest.created_s > meter.slow_s:
+            meter.note(oldest, sent_s, now_s)
 
     def _refused(self, command: Command, error: Exception) -> None:
         if command.part_of is not None:

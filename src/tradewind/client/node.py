@@ -26,6 +26,7 @@ from tradewind.client.errors import (
     Overloaded,
 )
 from tradewind.client.lane import Lane, LaneState
+from tradewind.client.meter import Meter, SlowLog
 from tradewind.client.policy import Limits, Timeouts, backoff_s
 from tradewind.client.stats import NodeStats
 from tradewind.client.topology import Endpoint
@@ -43,6 +44,8 @@ T = TypeVar("T")
 
 class NodeOwner(Protocol):
     """Who decides what happens to a command that a node could not finish."""
+
+    slow_log: SlowLog
 
     def tell(self, command: Command, error: Exception) -> None:
         """Fail the command, and count the error."""
@@ -88,7 +91,8 @@ class Node:
         self.waiting: deque[Command] = deque()
         self.last_error = ""
         self.dials = self.dial_failures = self.connections_lost = 0
-        self.waits = 0
+        self.waits = self.redirects = self.reconnects = 0
+        self.meter = Meter(self.name, owner.slow_log)
         self._owner = owner
         self._limits = limits
         self._in_flight_max = limits.in_flight_max  # at hand for the hot path
@@ -185,6 +189,8 @@ class Node:
     def _admit_waiting(self) -> None:
         """Give freed room to those who have waited longest."""
         now_s = time.monotonic()
+        if self.waiting and self._preferred is not None and self._has_room():
+            self.meter.line.record(self.oldest_wait_s(now_s))
         while self.waiting and self._preferred is not None and self._has_room():
             command = self.waiting.popleft()
             if command.future.done():
@@ -221,7 +227,8 @@ class Node:
         if lane.state is LaneState.CLOSED:  # lost between the handshake and now
             self._dial_failed(RedisConnectionError(f"{self.name}: connection lost right after the handshake"))
             return
-        lane.owner = self
+        lane.owner, lane.meter = self, self.meter
+        self.reconnects += self.reconnects < self.connections_lost
         self._failures_in_a_row = 0
         self._lanes.append(lane)
         self._upkeep.opened(lane, begun_s)
@@ -454,6 +461,7 @@ class Node:
         for command in self.waiting:
             if command.deadline <= now_s and not command.future.done():
                 self._owner.tell(command, self._waited_too_long(command))
+                self.meter.given_up(command, now_s, now_s)
         self.waiting = deque(command for command in self.waiting if not command.future.done())
         for lane in self._lanes:
             if lane.has_more:
@@ -461,6 +469,7 @@ class Node:
             for command in lane.in_flight:
                 if command.deadline <= now_s and not command.future.done() and command.part_of is None:
                     self._owner.tell(command, self._unanswered(command, stalled_s))
+                    self.meter.given_up(command, lane.oldest_sent_s(now_s), now_s)
 
     def _waited_too_long(self, command: Command) -> Exception:
         limits = self._limits
@@ -487,7 +496,10 @@ class Node:
 
     def oldest_wait_s(self, now_s: float) -> float:
         """Age of the command that has waited longest for room or a connection."""
-        return now_s - self.waiting[0].created_s if self.waiting else 0.0
+        try:
+            return now_s - self.waiting[0].created_s
+        except IndexError:  # no question to be asked before: stats() may be called from another thread
+            return 0.0
 
     def is_silent(self, now_s: float) -> bool:
         """Owes replies and has said nothing for longer than is normal."""
@@ -533,18 +545,25 @@ class Node:
             role=self.role,
             lanes=len(self._lanes),
             dedicated=self.dedicated.connections,
+            dedicated_idle=self.dedicated.idle,
             connections_max=self._limits.connections_max,
             in_flight=self.in_flight,
             in_flight_max=self._limits.in_flight_max,
             in_flight_bytes=self.in_flight_bytes,
             waiting=len(self.waiting),
+            waiting_bytes=sum(len(command.packed) for command in tuple(self.waiting)),
             waiting_dedicated=self.dedicated.waiting,
             oldest_wait_s=self.oldest_wait_s(now_s),
             waits=self.waits,
+            redirects=self.redirects,
             dials=self.dials,
             dial_failures=self.dial_failures,
             connections_lost=self.connections_lost,
+            reconnects=self.reconnects,
             last_error=self.last_error,
+            replies=self.meter.replies.summary(),
+            line=self.meter.line.summary(),
+            durable=self.meter.durable.summary(),
         )
 
     def __repr__(self) -> str:

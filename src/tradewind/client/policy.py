@@ -68,6 +68,7 @@ class Timeouts:
     refresh_interval_s: float = 0.5  # at most one refresh in this time
     refresh_period_s: float = 60.0
     blocking_margin_s: float = 5.0
+    slow_s: float = float("inf")  # a command that takes longer is noted
 
 
 class Verdict(Enum):

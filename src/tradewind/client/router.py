@@ -26,6 +26,7 @@ from tradewind.client.errors import (
     Overloaded,
 )
 from tradewind.client.exclusive import ConnectionLost
+from tradewind.client.meter import SlowLog
 from tradewind.client.node import Node
 from tradewind.client.policy import (
     Limits,
@@ -104,6 +105,7 @@ class Router:
         self._slot_tries: dict[int, float] = {}  # when the last of a slot's delayed commands is due
         self._demotions: dict[Node, asyncio.TimerHandle] = {}
         self.watchdog = Watchdog(self._watched)
+        self.slow_log = SlowLog(timeouts.slow_s, self.watchdog.stalled_since)
         self._refresher = Refresher(
             candidates=self._to_ask,
             dispatch=self.dispatch,
@@ -181,6 +183,7 @@ class Router:
         if node is None or not isinstance(error, AskError):
             return None
         command.redirects += 1
+        node.redirects += 1
         if command.redirects > self.limits.redirects_max:
             raise lost_in_redirects(command, error) from error
         if not 0 <= error.slot_id < SLOT_COUNT:
@@ -532,7 +535,7 @@ class Router:
         """The whole client now."""
         now_s = time.monotonic()
         return ClientStats(
-            nodes=tuple(node.stats(now_s) for node in self.nodes.values()),
+            nodes=tuple(node.stats(now_s) for node in tuple(self.nodes.values())),
             slots_covered=self.slot_map.covered,
             commands=self.commands,
             redirects_moved=self.moved,
@@ -541,8 +544,12 @@ class Router:
             refreshes=self.refreshes,
             delayed=len(self._delayed),
             parked=len(self._parked),
-            waits=sum(node.waits for node in self.nodes.values()),
+            waits=sum(node.waits for node in tuple(self.nodes.values())),
             errors=dict(self.errors),
+            loop_stalls=self.watchdog.stalls,
+            loop_stalled_s=self.watchdog.stalled_s,
+            slow=self.slow_log.count,
+            slow_commands=self.slow_log.kept,
         )
 
 

@@ -57,7 +57,7 @@ ONLY_UNSET: Mapping[str, tuple[Any, ...]] = {
     "parser_class": (DefaultParser,),
     "encoder_class": (Encoder,),
 }
-OWN_ARGUMENTS = ("lanes", "in_flight_max", "in_flight_bytes_max", "retry")
+OWN_ARGUMENTS = ("lanes", "in_flight_max", "in_flight_bytes_max", "retry", "slow_command_s")
 OF_THE_CLIENT = frozenset({
     "auto_close_connection_pool", "connection_pool", "max_connections", "single_connection_client", "ssl",
     "unix_socket_path",
@@ -107,6 +107,7 @@ class Redis(ClientCore, redis.asyncio.Redis):  # type: ignore[misc]  # its bases
         in_flight_max: int = 4096,
         in_flight_bytes_max: int = 64 * 1024 * 1024,
         retry: Any = None,
+        slow_command_s: float | None = None,
         connection_pool: ConnectionPool | ServerPool | None = None,
         **kwargs: Any,
     ) -> None:
@@ -129,6 +130,7 @@ class Redis(ClientCore, redis.asyncio.Redis):  # type: ignore[misc]  # its bases
             in_flight_max=in_flight_max,
             in_flight_bytes_max=in_flight_bytes_max,
             retry=_retry_policy(retry, kwargs if connection_pool is None else pool.connection_kwargs),
+            slow_command_s=slow_command_s,
         )
         # redis-py declares the class, and asks for no more of it than ServerPool has.
         self.connection_pool = self._server_pool(lasting=False)  # type: ignore[assignment]

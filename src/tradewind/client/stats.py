@@ -3,27 +3,40 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from tradewind.client.histogram import Latencies
+from tradewind.client.meter import SlowCommand
+
 
 @dataclass(frozen=True)
 class NodeStats:
-    """One node as this client sees it. Counts since the client was made, unless they are states."""
+    """One node as this client sees it. Counts since the client was opened, unless they are states.
+
+    What is timed is timed for a batch of commands, not for each: see `Meter`.
+    """
 
     name: str
     role: str
     lanes: int
     dedicated: int
+    dedicated_idle: int
     connections_max: int
     in_flight: int
     in_flight_max: int
     in_flight_bytes: int
     waiting: int
+    waiting_bytes: int
     waiting_dedicated: int
     oldest_wait_s: float
     waits: int
+    redirects: int
     dials: int
     dial_failures: int
     connections_lost: int
+    reconnects: int
     last_error: str
+    replies: Latencies
+    line: Latencies
+    durable: Latencies
 
     @property
     def connections(self) -> int:
@@ -35,17 +48,21 @@ class NodeStats:
 class ClientStats:
     """The whole client at one moment."""
 
-    nodes: tuple[NodeStats, ...]
-    slots_covered: int
-    commands: int
-    redirects_moved: int
-    redirects_ask: int
-    retries: int
-    refreshes: int
-    delayed: int
-    parked: int
-    waits: int
+    nodes: tuple[NodeStats, ...] = ()
+    slots_covered: int = 0
+    commands: int = 0
+    redirects_moved: int = 0
+    redirects_ask: int = 0
+    retries: int = 0
+    refreshes: int = 0
+    delayed: int = 0
+    parked: int = 0
+    waits: int = 0
     errors: Mapping[str, int] = field(default_factory=dict)
+    loop_stalls: int = 0
+    loop_stalled_s: float = 0.0
+    slow: int = 0
+    slow_commands: tuple[SlowCommand, ...] = ()
 
     @property
     def in_flight(self) -> int:

@@ -50,6 +50,17 @@ class Watchdog:
         self._round_s = 0.0
         self._stalled_s = 0.0
         self._stopped = False
+        self.stalls = 0
+        self.stalled_s = 0.0  # in all
+        self._last_stall = (0.0, 0.0)  # when it ended, how long it was
+
+    def stalled_since(self, begun_s: float, now_s: float) -> float:
+        """How long the event loop stood still at a stretch, if it did so between then and now."""
+        late_s = now_s - self._due_s
+        if self.timer is not None and late_s > STALL_S:
+            return late_s  # it has just ended, and the tick that was due is not here yet
+        ended_s, seconds = self._last_stall
+        return seconds if ended_s > begun_s else 0.0
 
     def start(self) -> None:
         """Look again in a moment; to be called whenever something becomes active. Harmless if it runs."""
@@ -89,6 +100,9 @@ class Watchdog:
         late_s = now_s - self._due_s
         if late_s > STALL_S:
             self._stalled_s = late_s
+            self.stalls += 1
+            self.stalled_s += late_s
+            self._last_stall = now_s, late_s
             self._rounds_left = DRAIN_ROUNDS_MAX
             for item in watched:
                 item.excuse_silence(late_s)

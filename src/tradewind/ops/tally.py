@@ -5,8 +5,8 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from tradewind.client.histogram import LatencyHistogram
 from tradewind.engine.messages import Answer
-from tradewind.ops.histogram import LatencyHistogram
 
 
 @dataclass

@@ -2,7 +2,7 @@ import random
 
 import pytest
 
-from tradewind.ops.histogram import LATENCY_US_MAX, LatencyHistogram
+from tradewind.client.histogram import LATENCY_US_MAX, LatencyHistogram
 
 
 @pytest.mark.parametrize("percent", [1, 50, 90, 99, 99.9, 100])
