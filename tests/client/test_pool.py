@@ -2,10 +2,12 @@
 
 import asyncio
 import gc
+from functools import partial
 from typing import Any
 
 import pytest
 from redis.asyncio.client import Monitor, PubSub
+from redis.exceptions import DataError
 
 from tests.conftest import EmbeddedCluster
 from tests.support.client_fixtures import MakeClient
@@ -49,7 +51,7 @@ async def test_redis_pys_pubsub_takes_one_connection_and_gives_it_back(
         await pubsub.subscribe("pool:news")
         assert (await _next(pubsub))["type"] == "subscribe"
         assert _dedicated(client) == 1
-        await client.publish("pool:news", "hello")
+        await client.execute_command("PUBLISH", "pool:news", "hello")
         assert (await _next(pubsub))["data"] == "hello"
         assert repr(pool) == "<NodePool taken=1 lasting=True>"
     assert _dedicated(client) == 0
@@ -109,7 +111,8 @@ async def test_a_lost_connection_keeps_its_right_and_is_subscribed_again(client:
         name = client.get_node(*node.endpoint)
         await client.execute_command("CLIENT KILL", "TYPE", "pubsub", target_nodes=name)
         reading = asyncio.create_task(_next(pubsub))
-        await eventually(lambda: client.publish("pool:again", "still here", target_nodes=name))
+        publish = partial(client.execute_command, "PUBLISH", "pool:again", "still here", target_nodes=name)
+        await eventually(publish)
         assert (await reading)["data"] == "still here"
         assert _dedicated(client) == 1
 
@@ -143,10 +146,42 @@ async def test_a_node_that_cannot_be_reached_is_told_by_name(
         assert gone.dedicated.count == 0
 
 
-async def test_a_node_of_redis_pys_accessors_runs_commands_on_a_connection_that_counts(
+async def test_a_node_of_redis_pys_accessors_runs_commands_over_the_shared_connections(
     client: RedisCluster,
 ) -> None:
     await client.initialize()
     node = client.get_primaries()[0]
     assert await node.execute_command("PING")
+    assert (await node.execute_command("CONFIG GET", "port"))["port"] == str(node.port)
+    assert _dedicated(client) == 0
+
+
+async def test_channels_work_with_every_redis_py(client: RedisCluster) -> None:
+    heard: list[Any] = []
+    async with client.pubsub(ignore_subscribe_messages=True) as pubsub:
+        await pubsub.subscribe(everywhere=heard.append)
+        await pubsub.psubscribe(**{"every*": heard.append})
+        running = asyncio.create_task(pubsub.run(poll_timeout=0.05))
+
+        async def arrives() -> bool:
+            await client.execute_command("PUBLISH", "everywhere", "x")
+            return bool(heard)
+
+        await eventually(arrives)
+        await client.execute_command("CLIENT KILL", "TYPE", "pubsub", target_nodes="all")
+        heard.clear()
+        await eventually(arrives)
+        assert _dedicated(client) == 1
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+    node = client.get_primaries()[0]
+    async with client.pubsub(host=node.host, port=node.port) as pubsub:
+        await pubsub.subscribe("here")
+        assert (pubsub.connection.host, pubsub.connection.port) == (node.host, node.port)
+    with pytest.raises(DataError, match="both host and port"):
+        client.pubsub(port=1)
+    async with client.monitor(target_node=node) as monitor:
+        await client.ping(target_nodes=node)
+        while (await monitor.next_command())["command"] != "PING":
+            pass
     assert _dedicated(client) == 0

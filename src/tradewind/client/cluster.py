@@ -22,7 +22,7 @@ from tradewind.client.calls import DEFAULT_CALL, BoundCalls, CallOptions, Cluste
 from tradewind.client.catalog import CommandSpec, find_keys
 from tradewind.client.node import Node
 from tradewind.client.pipeline import Pipeline, run_watched
-from tradewind.client.pool import NodeFinder, NodePool, ServerNode
+from tradewind.client.pool import NodePool, ServerNode
 from tradewind.client.router import Router
 from tradewind.client.settings import named_arguments, retry_policy
 from tradewind.client.topology import SLOT_COUNT, ClusterTopology, Endpoint, SlotMap
@@ -136,18 +136,8 @@ class RedisCluster(ClientCore, RedisPyCluster):  # type: ignore[misc]  # its bas
         self._tell_listeners()
 
     def _server_node(self, endpoint: Endpoint) -> ServerNode:
-        return ServerNode(endpoint, self._finder(endpoint), self.connection_kwargs, self._timeout_s)
-
-    def _finder(self, endpoint: Endpoint | None) -> NodeFinder:
-        """Where a connection for redis-py's own classes goes: to that node, or to any one that answers."""
-
-        async def find_node(last: Node | None) -> Node:
-            if last is None:
-                await self.initialize()
-            router = self._need_router()
-            return router.reachable(last) if endpoint is None else router.node(endpoint)
-
-        return find_node
+        pool = self._pool(endpoint, lasting=False)
+        return ServerNode(endpoint, pool, self.connection_kwargs, self.execute_command)
 
     def _tell_listeners(self) -> None:
         """Of a new slots cache, as redis-py 8 does: its ClusterPubSub is one, callers may have others."""
@@ -292,12 +282,23 @@ class RedisCluster(ClientCore, RedisPyCluster):  # type: ignore[misc]  # its bas
         if (host is None) != (port is None):
             raise DataError("Specify both host and port")
         named = node or (self.get_node(host=host, port=port) if host else None)
-        return PubSub(self._pool(named), encoder=self.encoder, **kwargs)
+        return PubSub(self._pool(_endpoint(named)), encoder=self.encoder, **kwargs)
 
     def monitor(self, target_node: ClusterNode | None = None) -> Monitor:
         """redis-py's Monitor, of the node that is named or of any, over a dedicated connection."""
-        return Monitor(self._pool(target_node))
+        return Monitor(self._pool(_endpoint(target_node)))
 
-    def _pool(self, node: ClusterNode | None) -> Any:
-        endpoint = None if node is None else Endpoint(node.host, int(node.port))
-        return NodePool(self._finder(endpoint), self.connection_kwargs, wait_s=self._timeout_s, lasting=True)
+    def _pool(self, endpoint: Endpoint | None, *, lasting: bool = True) -> Any:
+        """Connections for redis-py's own classes to that node, or to any one that answers."""
+
+        async def find_node(last: Node | None) -> Node:
+            if last is None:
+                await self.initialize()
+            router = self._need_router()
+            return router.reachable(last) if endpoint is None else router.node(endpoint)
+
+        return NodePool(find_node, self.connection_kwargs, wait_s=self._timeout_s, lasting=lasting)
+
+
+def _endpoint(node: ClusterNode | None) -> Endpoint | None:
+    return None if node is None else Endpoint(node.host, int(node.port))

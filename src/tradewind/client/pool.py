@@ -234,12 +234,24 @@ class NodePool(ConnectionPoolInterface):
 class ServerNode(ClusterNode):
     """redis-py's name for a server of the cluster, in `get_nodes()` and the like; it has no connections.
 
-    What redis-py's own classes take from it is a dedicated connection.
+    What redis-py's own classes take from it is a dedicated connection. A command goes by `execute`, the
+    client's way for commands with `target_nodes`.
     """
 
-    def __init__(self, endpoint: Endpoint, find_node: NodeFinder, kwargs: dict[str, Any], wait_s: float):
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        pool: NodePool,
+        kwargs: dict[str, Any],
+        execute: Callable[..., Awaitable[Any]],
+    ) -> None:
         super().__init__(*endpoint, **kwargs)
-        self.pool = NodePool(find_node, kwargs, wait_s=wait_s, lasting=False)
+        self.pool = pool
+        self._execute = execute
+
+    async def execute_command(self, *args: Any, asking: bool = False, **kwargs: Any) -> Any:
+        """As redis-py's, over the shared connections; redirects are followed, so `asking` says nothing."""
+        return await self._execute(*args, target_nodes=self, **kwargs)
 
     def acquire_connection(self) -> DedicatedConnection:
         """A connection that gets its right, and dials, when it is first used."""
