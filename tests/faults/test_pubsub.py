@@ -220,6 +220,35 @@ async def test_a_planned_failover_costs_a_channel_nothing(
         assert pubsub.connection is connection and pubsub.get_pubsub_node().port == primary.port
 
 
+@pytest.mark.skipif(
+    not hasattr(redis.asyncio.RedisCluster, "keyspace_notifications"), reason="redis-py has them from 8.1 on"
+)
+async def test_keyspace_notifications_go_on_at_the_new_primary(
+    fragile: EmbeddedCluster, make_client: MakeClient
+) -> None:
+    client = make_client(fragile.nodes[0].port, decode_responses=True)
+    await client.config_set("notify-keyspace-events", "KEA", target_nodes="all")
+    heard: set[str] = set()
+    async with client.keyspace_notifications() as notifications, asyncio.TaskGroup() as group:
+        await notifications.subscribe_keyspace("note:*", handler=lambda n: heard.add(n.key))
+        running = group.create_task(notifications.run(poll_timeout=0.1))
+        victim = await fragile.primary_of("note:before")
+
+        async def is_heard(key: str) -> bool:
+            await client.set(key, "1")
+            return key in heard
+
+        await eventually(lambda: is_heard("note:before"))
+        await fragile.kill(victim)
+        key = next(
+            f"note:{n}" for n in range(99) if client.get_node_from_key(f"note:{n}").port == victim.port
+        )
+        await eventually(lambda: is_heard(key), 20.0)
+        running.cancel()
+    await client.config_set("notify-keyspace-events", "", target_nodes="all")
+    await eventually(lambda: sum(node.dedicated for node in client.stats().nodes) == 0)
+
+
 async def test_a_shard_that_stays_away_is_told_after_the_deadline(
     fragile: EmbeddedCluster, make_client: MakeClient
 ) -> None:

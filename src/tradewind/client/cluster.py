@@ -6,6 +6,7 @@ This module finds out where a command of a cluster goes: by its keys, by redis-p
 
 import asyncio
 import random
+import weakref
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Self, cast
 
@@ -67,6 +68,7 @@ class RedisCluster(ClientCore, RedisPyCluster):  # type: ignore[misc]  # its bas
             given.setdefault(name, default)
         super().__init__(**given)
         self._given_host = given.get("host")
+        self._notifications: weakref.WeakSet[Any] = weakref.WeakSet()
         self._tellings: set[asyncio.Task[None]] = set()  # of listeners for the slots cache
         self._asks_only_given_nodes = not given.get("dynamic_startup_nodes", True)
         self._set_up(
@@ -133,6 +135,8 @@ class RedisCluster(ClientCore, RedisPyCluster):  # type: ignore[misc]  # its bas
             default = None
         if default is None or default.name not in nodes:
             manager.default_node = next(iter(nodes.values()))  # a primary: they come first
+        for notifications in tuple(self._notifications):
+            notifications.on_map()
         self._tell_listeners()
 
     def _server_node(self, endpoint: Endpoint) -> ServerNode:
@@ -283,6 +287,22 @@ class RedisCluster(ClientCore, RedisPyCluster):  # type: ignore[misc]  # its bas
             raise DataError("Specify both host and port")
         named = node or (self.get_node(host=host, port=port) if host else None)
         return PubSub(self._pool(_endpoint(named)), encoder=self.encoder, **kwargs)
+
+    def keyspace_notifications(
+        self, key_prefix: str | bytes | None = None, ignore_subscribe_messages: bool = True
+    ) -> Any:
+        """redis-py's, from all primaries, also new ones; see docs/pubsub.md. Takes a dedicated connection of
+        each. Raises RedisClusterException before redis-py 8.1, which has none.
+        """
+        if not hasattr(RedisPyCluster, "keyspace_notifications"):
+            raise RedisClusterException("keyspace notifications need redis-py 8.1 or newer")
+        from tradewind.client.keyspace import ClusterKeyspaceNotifications
+
+        notifications = ClusterKeyspaceNotifications(
+            self, key_prefix, ignore_subscribe_messages, self._need_router
+        )
+        self._notifications.add(notifications)
+        return notifications
 
     def monitor(self, target_node: ClusterNode | None = None) -> Monitor:
         """redis-py's Monitor, of the node that is named or of any, over a dedicated connection."""
