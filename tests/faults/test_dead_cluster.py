@@ -20,7 +20,7 @@ pytestmark = [pytest.mark.faults, pytest.mark.timeout(120)]
 DEADLINE_S = 0.5
 CALLS_PER_S = 3000
 TURN_S = 0.01
-SETTLED_S = 1.5  # three deadlines: from then on as many are told as come
+LATE_S = 0.5  # a deadline is looked at ten times a second; on top of what the loop was held up by others
 
 
 class OfferedLoad:
@@ -29,6 +29,7 @@ class OfferedLoad:
     def __init__(self, client: RedisCluster, keys: list[str]) -> None:
         self.outcomes: Counter[str] = Counter()
         self.longest_s = 0.0
+        self.longest_pause_s = 0.0  # of the loop: garbage is collected, or the machine is busy
         self._calls = [
             call for key in keys for call in ((client, "GET", key), (client, "INCR", key),
                                               (client.durable(), "INCR", f"{{{key}}}:durable"))
@@ -52,7 +53,9 @@ class OfferedLoad:
                 task = loop.create_task(self._call(client, *args))
                 self._tasks.add(task)
                 task.add_done_callback(self._tasks.discard)
+            slept_s = time.monotonic()
             await asyncio.sleep(TURN_S)
+            self.longest_pause_s = max(self.longest_pause_s, time.monotonic() - slept_s)
 
     async def _call(self, client: RedisCluster, *args: str) -> None:
         begun_s = time.monotonic()
@@ -69,9 +72,9 @@ class OfferedLoad:
 
 
 async def _dead_cluster(
-    cluster: EmbeddedCluster, make_client: MakeClient, how: int, seconds: float
-) -> tuple[OfferedLoad, float]:
-    """Returns the load, and by how much memory has grown since it had settled, as a share."""
+    cluster: EmbeddedCluster, make_client: MakeClient, how: int, settling_s: float, seconds: float
+) -> float:
+    """Returns by how much memory has grown from when it had settled, as a share."""
     client = make_client(cluster.nodes[0].port, decode_responses=True, socket_timeout=DEADLINE_S)
     load = OfferedLoad(client, list(keys_of_each_shard(await client.initialize()).values()))
     await load.offer(0.5)
@@ -79,7 +82,7 @@ async def _dead_cluster(
     assert set(load.outcomes) == {"answered"}
     for node in cluster.nodes:
         await cluster.kill(node, how)
-    await load.offer(SETTLED_S)
+    await load.offer(settling_s)
     gc.collect()
     settled_bytes = resident_bytes()
     await load.offer(seconds)
@@ -89,13 +92,15 @@ async def _dead_cluster(
     await check_idle(client)
     dials = sum(node.dials for node in client.stats().nodes)
     print(
-        f"{load.offered} calls, {dict(load.outcomes)}, told after {load.longest_s:.2f} s at most, "
+        f"{load.offered} calls, {dict(load.outcomes)}, told after {load.longest_s:.2f} s at most "
+        f"with a loop that stood still for {load.longest_pause_s:.2f} s at most, "
         f"memory {grown:+.1%} of {settled_bytes / 1e6:.0f} MB, {dials} dials"
     )
-    assert dials < 6 * 10 * (seconds + SETTLED_S + 10)
+    assert load.longest_s < DEADLINE_S + LATE_S + 2 * load.longest_pause_s
+    assert dials < 6 * 10 * (settling_s + seconds + 10)
     await _revive(cluster)
     await _serves_again(client, load)
-    return load, grown
+    return grown
 
 
 async def _revive(cluster: EmbeddedCluster) -> None:
@@ -125,9 +130,7 @@ KINDS = pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP], ids=["e
 async def test_a_dead_cluster_under_load_is_told_in_time_and_costs_no_memory(
     fragile: EmbeddedCluster, make_client: MakeClient, how: int
 ) -> None:
-    load, grown = await _dead_cluster(fragile, make_client, how, seconds=2.0)
-    assert load.longest_s < DEADLINE_S + 1.0
-    assert grown < 0.2
+    assert await _dead_cluster(fragile, make_client, how, settling_s=1.5, seconds=2.0) < 0.2
 
 
 @pytest.mark.soak
@@ -136,6 +139,4 @@ async def test_a_dead_cluster_under_load_is_told_in_time_and_costs_no_memory(
 async def test_a_cluster_that_is_dead_for_a_minute(
     fragile: EmbeddedCluster, make_client: MakeClient, how: int
 ) -> None:
-    load, grown = await _dead_cluster(fragile, make_client, how, seconds=60)
-    assert load.longest_s < DEADLINE_S + 0.5
-    assert grown < 0.05
+    assert await _dead_cluster(fragile, make_client, how, settling_s=10, seconds=60) < 0.05
