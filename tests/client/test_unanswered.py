@@ -48,6 +48,15 @@ async def test_messages_without_replies_shift_no_reply(client: RedisCluster) -> 
     await publish_between_reads(client)
 
 
+async def test_a_connection_is_asked_once_whether_replies_may_be_left_out(client: RedisCluster) -> None:
+    await client.get(f"{{{CHANNEL}}}:k")
+    client.send_unanswered("SPUBLISH", CHANNEL, "asks, and goes by post")
+    await client.get(f"{{{CHANNEL}}}:k")  # answered behind the question
+    counted = client.stats().commands
+    client.send_unanswered("SPUBLISH", CHANNEL, "goes without a reply")
+    assert client.stats().commands == counted
+
+
 async def test_a_user_who_may_not_leave_replies_out_gets_no_reply_of_others(
     make_client: MakeClient, cluster: EmbeddedCluster, restricted: dict[str, str]
 ) -> None:

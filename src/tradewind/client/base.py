@@ -341,15 +341,16 @@ class ClientCore:
         dropped where no connection is open or the socket is full, follows no redirect, and an error stays
         unknown and uncounted. For many messages each of which may be lost because it is asked for again or
         soon outdated; what should arrive goes by `post`. KeyError as for `post`, which does it where the
-        server cannot be relied on to leave the reply out: an ACL forbids it to this user, or (Redis 7.0) a
-        busy server answers BUSY also to CLIENT REPLY.
+        server cannot be relied on to leave the reply out: an ACL forbids it to this user, it has not yet been
+        asked on this connection whether one does, or (Redis 7.0) a busy server answers BUSY also to CLIENT
+        REPLY.
         """
         first_key, _ = self._short_path[args[0]]
         slot = cached_slot(self._encode(args[first_key])) if self._has_slots else ONE_SLOT
         node = self._need_router().slot_nodes[slot]
         if node is None:
             return
-        if not (node.may_skip_replies and self._catalog["CLIENT REPLY"].runs_when_busy):
+        if not (node.may_skip_replies() and self._catalog["CLIENT REPLY"].runs_when_busy):
             self.post(*args)
         else:
             node.write_unanswered(REPLY_SKIP_PACKED + hiredis.pack_command(args))

@@ -195,9 +195,6 @@ async def _handshake(lane: Lane, settings: ConnectionSettings) -> None:
         optional.append(("CLIENT SETINFO", "LIB-NAME", settings.library))
     if settings.library_version:
         optional.append(("CLIENT SETINFO", "LIB-VER", settings.library_version))
-    # Whether replies may be left out. Where an ACL forbids it, asking for it among other commands would be
-    # answered by an error that nobody waits for, and every reply behind it would go to the wrong caller.
-    optional.append(("CLIENT REPLY", "ON"))
     required_replies = [exclusive_submit(lane, args) for args in required]
     optional_replies = [exclusive_submit(lane, args) for args in optional]
     results = await asyncio.gather(*required_replies, *optional_replies, return_exceptions=True)
@@ -207,7 +204,6 @@ async def _handshake(lane: Lane, settings: ConnectionSettings) -> None:
     for result in results[len(required) :]:
         if isinstance(result, BaseException) and not isinstance(result, ResponseError):
             raise result
-    lane.may_skip_replies = not isinstance(results[-1], BaseException)
 
 
 async def _credentials(settings: ConnectionSettings) -> tuple[str, ...]:

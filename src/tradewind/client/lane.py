@@ -119,7 +119,7 @@ class Lane:
         self.has_more = False  # replies are here that will be handed out in the next turn
         self.last_heard_s = self.last_answered_s = self.opened_s = now()
         self.bytes_written = 0
-        self.may_skip_replies = False  # the handshake found out
+        self.may_skip_replies: bool | None = None  # nobody has asked
         self.skips_replies = False  # it has been used
         self.write_paused = False  # the server takes nothing more at the moment
         self.listening = (

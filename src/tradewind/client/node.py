@@ -172,10 +172,17 @@ class Node:
         if self._preferred is None:
             self._ensure_lane()
 
-    @property
     def may_skip_replies(self) -> bool:
-        """Whether the server lets this user leave replies out; true as long as no connection is open."""
-        return self._preferred is None or self._preferred.may_skip_replies
+        """Whether the server lets this user leave replies out; yes as long as no connection is open.
+
+        Each connection is asked at the first call, and says no until the server has answered.
+        """
+        lane = self._preferred
+        if lane is None:
+            return True
+        if lane.may_skip_replies is None:
+            self._upkeep.ask_to_skip_replies(lane)
+        return bool(lane.may_skip_replies)
 
     def write_unanswered(self, data: bytes) -> None:
         """Write what has no reply, if a connection is open and takes it; else it is dropped."""

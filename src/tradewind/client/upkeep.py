@@ -1,4 +1,5 @@
-"""What is sent for a connection's own sake: PING where nothing else is said, AUTH when credentials change.
+"""What is sent for a connection's own sake: PING where nothing else is said, AUTH when credentials change,
+and, before the first reply is left out, whether it may be.
 
 These commands stand in the lane among all others, in line. No caller waits for them: they share the fate of
 their connection.
@@ -17,6 +18,7 @@ from tradewind.client.lane import Lane
 log = logging.getLogger(__name__)
 
 PING_PACKED = pack(("PING",))
+REPLY_ON_PACKED = pack(("CLIENT REPLY", "ON"))
 
 
 class Upkeep:
@@ -63,6 +65,15 @@ class Upkeep:
         for lane in tuple(self._lanes()):
             self._send_auth(lane, auth)
 
+    def ask_to_skip_replies(self, lane: Lane) -> None:
+        """Have the server say whether this user may leave replies out: `lane.may_skip_replies`.
+
+        No until it answers. Where an ACL forbids it, leaving one out unasked would be answered by an error
+        that nobody waits for, and every reply behind it would go to the wrong caller.
+        """
+        lane.may_skip_replies = False
+        self._send(lane, self._own_command("CLIENT REPLY", REPLY_ON_PACKED, _ignore, partial(_permit, lane)))
+
     def _send_auth(self, lane: Lane, auth: bytes) -> None:
         self._send(lane, self._own_command("AUTH", auth, partial(self._auth_refused, lane)))
 
@@ -85,9 +96,15 @@ class Upkeep:
                 self._send(lane, self._own_command("PING", PING_PACKED, _ignore))
         self._check_later()
 
-    def _own_command(self, name: str, packed: bytes, on_refused: Callable[[BaseException], None]) -> Command:
+    def _own_command(
+        self,
+        name: str,
+        packed: bytes,
+        on_refused: Callable[[BaseException], None],
+        on_done: Callable[[], None] | None = None,
+    ) -> Command:
         now_s = time.monotonic()
-        future = cast("asyncio.Future[Any]", _NobodyWaits(on_refused))
+        future = cast("asyncio.Future[Any]", _NobodyWaits(on_refused, on_done))
         command = Command(name, packed, future, -1, False, now_s, now_s + self._answer_s)
         command.part_of = command  # of no caller's command: nobody is told, and nobody sends it again
         return command
@@ -96,16 +113,20 @@ class Upkeep:
 class _NobodyWaits:
     """In the place of a future."""
 
-    __slots__ = ("_on_refused",)
+    __slots__ = ("_on_done", "_on_refused")
 
-    def __init__(self, on_refused: Callable[[BaseException], None]) -> None:
+    def __init__(
+        self, on_refused: Callable[[BaseException], None], on_done: Callable[[], None] | None
+    ) -> None:
         self._on_refused = on_refused
+        self._on_done = on_done
 
     def done(self) -> bool:
         return False
 
     def set_result(self, _reply: object) -> None:
-        return None
+        if self._on_done is not None:
+            self._on_done()
 
     def set_exception(self, error: BaseException) -> None:
         self._on_refused(error)
@@ -113,3 +134,7 @@ class _NobodyWaits:
 
 def _ignore(_error: BaseException) -> None:
     """Any answer shows that somebody is there."""
+
+
+def _permit(lane: Lane) -> None:
+    lane.may_skip_replies = True
