@@ -293,6 +293,36 @@ class ClientCore:
         callback = get_exactly(self.response_callbacks, args[0])
         return reply if callback is None else callback(reply)
 
+    def short_command(self, args: tuple[Any, ...], options: dict[str, Any], future: Any) -> Command | None:
+        """What `execute_command` would send by the short path, for another kind of future, in any thread.
+
+        None for what needs the long path, or before the client is open. Then `begin` it, in the loop.
+        """
+        short = self._short_path.get(args[0])
+        if short is None or (options and (len(options) > 1 or "keys" not in options)):
+            return None
+        first_key, repeatable = short
+        try:
+            packed = hiredis.pack_command(args)
+            slot = key_slot(self._encode(args[first_key])) if self._has_slots else ONE_SLOT
+        except (TypeError, IndexError):
+            return None
+        now_s = time.monotonic()
+        return Command(args[0], packed, future, slot, repeatable, now_s, now_s + self._timeout_s)
+
+    def begin(self, command: Command) -> None:
+        """Send a command that `short_command` has made."""
+        router = self._router
+        if router is None:  # closed between the two
+            command.fail(ClientClosed("the client is closed"))
+        else:
+            router.commands += 1
+            router.dispatch(command)
+
+    def deadline_s(self) -> float:
+        """Of a call that is made now."""
+        return time.monotonic() + self._timeout_s
+
     def _send(
         self, router: Router, args: tuple[Any, ...], key: Any, repeatable: bool
     ) -> "asyncio.Future[Any] | None":

@@ -123,9 +123,10 @@ class Redis(ClientCore, redis.asyncio.Redis):  # type: ignore[misc]  # its bases
         if "socket_connect_timeout" in kwargs:  # redis-py drops it for Unix sockets
             pool.connection_kwargs.setdefault("socket_connect_timeout", kwargs["socket_connect_timeout"])
         _refuse_what_is_not_understood(pool, kwargs)
+        self.connection_arguments = _connection_arguments(pool)
         self.encoder = pool.get_encoder()  # type: ignore[no-untyped-call]
         self._set_up(
-            _connection_arguments(pool),
+            self.connection_arguments,
             lanes=1 if self.single_connection_client else lanes,
             in_flight_max=in_flight_max,
             in_flight_bytes_max=in_flight_bytes_max,
@@ -173,7 +174,7 @@ class Redis(ClientCore, redis.asyncio.Redis):  # type: ignore[misc]  # its bases
 
     def _make_router(self) -> Router:
         return Router(
-            [self._endpoint()],
+            [self.endpoint],
             limits=self._limits,
             timeouts=self._timeouts,
             settings=self._settings,
@@ -181,7 +182,9 @@ class Redis(ClientCore, redis.asyncio.Redis):  # type: ignore[misc]  # its bases
             retry=self._retry_policy,
         )
 
-    def _endpoint(self) -> Endpoint:
+    @property
+    def endpoint(self) -> Endpoint:
+        """Where the server listens."""
         kwargs = self._given_pool.connection_kwargs
         if self._given_pool.connection_class is UnixDomainSocketConnection:
             return Endpoint(str(kwargs["path"]), 0)
@@ -208,7 +211,7 @@ class Redis(ClientCore, redis.asyncio.Redis):  # type: ignore[misc]  # its bases
         async def find_node(last: Node | None) -> Node:
             if last is None:  # later on, a client that was closed stays so
                 await self.initialize()
-            return self._need_router().node(self._endpoint())
+            return self._need_router().node(self.endpoint)
 
         return ServerPool(self._given_pool, find_node, wait_s=self._timeout_s, lasting=lasting)
 
