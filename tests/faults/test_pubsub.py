@@ -13,9 +13,9 @@ import redis.asyncio.cluster
 
 from tests.conftest import EmbeddedCluster
 from tests.faults.conftest import NODE_TIMEOUT_S
-from tests.faults.test_moving_slots import Migration, migration
 from tests.support.client_fixtures import MakeClient
 from tests.support.clients import keys_of_each_shard
+from tests.support.migration import Migration
 from tests.support.waiting import eventually
 from tradewind import NodeUnavailable, OutcomeUnknown, RedisCluster
 from tradewind.embedded.survey import Admin
@@ -23,7 +23,6 @@ from tradewind.embedded.survey import Admin
 if TYPE_CHECKING:
     from tradewind.client.pubsub import ClusterPubSub
 
-__all__ = ["migration"]
 pytestmark = [
     pytest.mark.faults,
     pytest.mark.timeout(60),
