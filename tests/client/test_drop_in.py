@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import redis.asyncio
-from redis.exceptions import DataError, LockError, NoScriptError, RedisClusterException
+from redis.exceptions import DataError, RedisClusterException
 
 from tests.conftest import EmbeddedCluster
 from tests.support.client_fixtures import MakeClient
@@ -148,23 +148,6 @@ async def test_what_would_harm_others_on_the_connection_is_refused(
 ) -> None:
     with pytest.raises(SharedConnectionError, match="many callers share"):
         await client.execute_command(*call, target_nodes=RedisCluster.RANDOM)
-
-
-async def test_scripts_functions_and_locks(client: RedisCluster) -> None:
-    script = client.register_script("return redis.call('INCRBY', KEYS[1], ARGV[1])")
-    assert await script(keys=["script:a"], args=[5]) == 5
-    assert await script(keys=["script:a"], args=[5]) == 10
-    with pytest.raises(NoScriptError):
-        await client.evalsha("f" * 40, 1, "a")
-    library = "#!lua name=tests\nredis.register_function('echo', function(keys, args) return args[1] end)"
-    await client.function_load(library, replace=True)
-    assert await client.fcall("echo", 1, "a", "hello") == "hello"
-    assert await client.fcall("echo", 0, "hello") == "hello"
-    async with client.lock("lock:a", timeout=5) as lock:
-        assert await lock.owned()
-        assert not await client.lock("lock:a", timeout=5, blocking=False).acquire()
-    with pytest.raises(LockError):
-        await client.lock("lock:b").release()
 
 
 @pytest.mark.parametrize("protocol", [2, 3])

@@ -1,6 +1,7 @@
 """Transactions: all commands with nothing between them, or none; WATCH; and what is left behind: nothing."""
 
 import asyncio
+import gc
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
@@ -429,6 +430,15 @@ async def test_a_cancelled_watcher_leaves_nothing_behind(
         await client.set("{t}a", 1)
         other.multi()
         assert await other.set("{t}b", 1).execute() == [True], "a watch was left on the connection"
+
+
+async def test_a_watcher_that_is_forgotten_leaves_nothing_behind(client: RedisCluster) -> None:
+    pipe = client.pipeline(transaction=True)
+    await pipe.watch("{t}a")
+    assert dedicated(client) == (1, 1)
+    del pipe
+    gc.collect()
+    assert dedicated(client) == (0, 0)
 
 
 async def test_a_watch_whose_connection_ends_is_begun_anew(

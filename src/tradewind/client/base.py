@@ -398,7 +398,7 @@ class ClientCore:
 
     def _look_up(self, args: tuple[Any, ...]) -> CommandSpec:
         """One that the server does not list counts as a write without keys."""
-        name = word(args[0])
+        name = args[0] if args[0] in self._catalog else word(args[0])
         spec = self._catalog.get(name)
         if name in self._containers and len(args) > 1 and isinstance(args[1], str | bytes):
             spec = self._catalog.get(f"{name} {word(args[1])}", spec)
@@ -466,7 +466,8 @@ class ClientCore:
     def _value(self, reply: Any, args: tuple[Any, ...], options: dict[str, Any]) -> Any:
         """redis-py's value for a command's reply."""
         options.pop("keys", None)  # for redis-py's cache
-        callback = self.response_callbacks.get(word(args[0]))
+        name = args[0] if args[0] in self._catalog else word(args[0])
+        callback = get_exactly(self.response_callbacks, name)
         return reply if callback is None else callback(reply, **options)
 
     def _start_call(
@@ -497,7 +498,8 @@ class ClientCore:
     ) -> tuple[Transaction, bool]:
         """MULTI, the calls and EXEC as one command; and whether it writes."""
         specs = [self._spec(args) for args, _ in calls]
-        packed = [self._pack(args) for args, _ in calls]
+        pack_one = pack if self._is_utf8() else self._pack
+        packed = [pack_one(args) for args, _ in calls]
         repeatable = call.idempotent or all(spec.repeatable for spec in specs)
         transaction = Transaction(packed, self._create_future(), slot, repeatable, *self._times_of(call))
         return transaction, any(spec.writes for spec in specs)

@@ -214,6 +214,9 @@ class RedisCluster(ClientCore, RedisPyCluster):  # type: ignore[misc]  # its bas
 
     def _slots_of_keys(self, args: tuple[Any, ...]) -> set[int]:
         """The slots of the command's keys; a transaction has one."""
+        short = self._short_path.get(args[0])
+        if short is not None and short[0] < len(args):
+            return {cached_slot(self._encode(args[short[0]]))}
         return self._slots(self._look_up(args), args)
 
     def _slot(self, spec: CommandSpec, args: tuple[Any, ...]) -> int:

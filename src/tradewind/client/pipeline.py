@@ -164,16 +164,16 @@ class Transactions:
 
     def _values(self, calls: Sequence["Call"], replies: list[Any]) -> list[Any]:
         """redis-py's values. A call with nothing to do, as `mget([])`, was not sent."""
-        rest = iter(replies)
-        results: list[Any] = []
-        for args, options in calls:
+        for index, (_, options) in enumerate(calls):
             if EMPTY_RESPONSE in options:
-                results.append(options[EMPTY_RESPONSE])
-                continue
-            reply = next(rest, ResponseError("Wrong number of response items from pipeline execution"))
-            is_value = not isinstance(reply, Exception)
-            results.append(self._core._value(reply, args, options) if is_value else reply)
-        return results
+                replies.insert(index, options[EMPTY_RESPONSE])
+        if len(replies) != len(calls):
+            raise ResponseError("Wrong number of response items from pipeline execution")
+        return [
+            reply if isinstance(reply, Exception) or EMPTY_RESPONSE in options
+            else self._core._value(reply, args, options)
+            for reply, (args, options) in zip(replies, calls, strict=True)
+        ]  # fmt: skip
 
     async def close(self) -> None:
         """Watch nothing any more. Safe to call again."""

@@ -6,6 +6,7 @@ watch: nothing was executed then, and the caller begins anew (WatchError), as `c
 
 import asyncio
 import time
+import weakref
 from typing import TYPE_CHECKING, Any
 
 from redis.exceptions import AskError, RedisError, WatchError
@@ -41,6 +42,9 @@ class Watch:
         self._node = node
         self._lane: Lane | None = lane  # None at the end
         self._asking = asking  # the slot is moving, and the keys are at its new owner
+        # A pipeline that is dropped without reset() takes no connection with it.
+        self._forgotten = weakref.finalize(self, _close_forgotten, asyncio.get_running_loop(), node, lane)
+        self._forgotten.atexit = False
 
     @property
     def is_over(self) -> bool:
@@ -162,7 +166,14 @@ class Watch:
     def _give_back(self) -> None:
         lane, self._lane = self._lane, None
         if lane is not None:
+            self._forgotten.detach()
             self._node.dedicated.release(lane)
+
+
+def _close_forgotten(loop: asyncio.AbstractEventLoop, node: Node, lane: Lane) -> None:
+    if not loop.is_closed():
+        lane.close(ClientClosed(f"{lane.name}: nobody watches any more"))
+        node.dedicated.release(lane)
 
 
 async def begin_watch(router: "Router", command: Command) -> Watch:
