@@ -4,6 +4,7 @@ One `FaultProxy` stands before one server. Its attributes may be changed at any 
 
     delay_s          everything to the client comes so much later
     chunk_bytes      ... in pieces of this many bytes, one a turn of the loop
+    chunk_pause_s    ... or one in this time
     gather_s         ... in few large pieces: what comes within this time is sent as one
     silent_down      nothing comes to the client any more; a connection that lost something stays mute
     silent_up        nothing comes to the server any more; likewise
@@ -38,6 +39,7 @@ class FaultProxy:
         self.port = 0
         self.delay_s = 0.0
         self.chunk_bytes = 0
+        self.chunk_pause_s = 0.0
         self.gather_s = 0.0
         self.silent_down = False
         self.silent_up = False
@@ -73,7 +75,7 @@ class FaultProxy:
 
     def heal(self) -> None:
         """No more faults. Connections that lost something stay mute: none can go on without those bytes."""
-        self.delay_s = self.gather_s = 0.0
+        self.delay_s = self.gather_s = self.chunk_pause_s = 0.0
         self.chunk_bytes = 0
         self.silent_down = self.silent_up = self.refuse = False
         self.cut_reply_bytes = 0
@@ -180,7 +182,7 @@ class Link:
         if not self.client.is_closing():
             self.client.write(data)
         if self._to_client:
-            self._send_later(0.0)
+            self._send_later(self.proxy.chunk_pause_s)
 
     def reset(self) -> None:
         """RST instead of FIN, and what was under way is gone."""
