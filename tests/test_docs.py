@@ -14,7 +14,7 @@ import redis.exceptions
 
 import tradewind
 from tests.programs import ROOT, output_of
-from tradewind.client import commit, errors, policy, standalone, subscription
+from tradewind.client import commit, errors, metrics, policy, standalone, subscription
 from tradewind.client.stats import ClientStats, NodeStats
 from tradewind.engine import book, desk, keys, lease, messages, partition, quotes, risk
 from tradewind.ops import load
@@ -141,6 +141,18 @@ def test_the_stats_table_has_every_field(header: str, kind: type) -> None:
     properties = {name for name, value in vars(kind).items() if isinstance(value, property)}
     documented = {name for first, *_ in _rows(_text(CLIENT_PAGE), header) for name in CODE.findall(first)}
     assert documented == fields | properties
+
+
+def test_the_table_of_metrics_is_complete() -> None:
+    rows = _rows(_text(ROOT / "docs" / "observability.md"), "metric")
+    documented = {
+        name: (kind, tuple(CODE.findall(labels)))
+        for names, kind, labels, *_ in rows
+        for name in CODE.findall(names)
+    }
+    kinds = {item.name: (item.kind.name.lower(), item.labels) for item in metrics.METRICS}
+    kinds.update({item.name: ("histogram", ("node",)) for item in metrics.DISTRIBUTIONS})
+    assert documented == kinds
 
 
 def test_the_table_of_errors_is_complete() -> None:

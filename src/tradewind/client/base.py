@@ -9,7 +9,7 @@ import functools
 import time
 from abc import abstractmethod
 from binascii import crc_hqx
-from collections.abc import Awaitable, Generator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Generator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Self
 
 import hiredis
@@ -19,7 +19,7 @@ from redis.crc import key_slot
 from redis.event import AfterAsyncClusterInstantiationEvent
 from redis.exceptions import DataError, ResponseError
 
-from tradewind.client.blocking import blocking_call, run_blocking
+from tradewind.client.blocking import BlockingCall, blocking_call, run_blocking
 from tradewind.client.calls import DEFAULT_CALL, BoundCalls, Call, CallOptions
 from tradewind.client.catalog import CONNECTION_STATE_COMMANDS, CommandSpec, parse_catalog, untold_catalog
 from tradewind.client.command import Command, pack
@@ -35,6 +35,9 @@ from tradewind.client.stats import ClientStats
 from tradewind.client.subscription import MessageHandler, ShardedSubscription
 from tradewind.client.topology import SLOT_COUNT
 from tradewind.client.transaction import Transaction
+
+if TYPE_CHECKING:
+    from tradewind.client.telemetry import Telemetry
 
 CONNECT_TIMEOUT_S = 5.0
 # Of redis-py's arguments, whatever its release: 7 has neither a deadline nor a cap, nor looks for dead peers.
@@ -76,6 +79,7 @@ class ClientCore:
         in_flight_bytes_max: int,
         retry: RetryPolicy,
         slow_command_s: float | None,
+        telemetry: "Telemetry | bool | None",
     ) -> None:
         """The rest of a constructor: `connection_kwargs` are what redis-py's has made of its arguments."""
         timeout = connection_kwargs.get("socket_timeout")
@@ -106,6 +110,10 @@ class ClientCore:
         self._opening: asyncio.Task[None] | None = None
         self._is_announced = False
         let_go_in_children(self)
+        if telemetry:
+            from tradewind.client.telemetry import Telemetry  # not at the top: it needs an extra
+
+            (Telemetry() if telemetry is True else telemetry).watch(self)
 
     # -- what differs between a cluster and one server -------------------------------------------------------
 
@@ -416,7 +424,7 @@ class ClientCore:
         call: CallOptions,
     ) -> Any:
         """Send to one place and give back redis-py's value for the reply."""
-        router, blocking = self._need_router(), blocking_call(spec, args)
+        blocking = blocking_call(spec, args)
         if call.replicas and spec.writes and (blocking is not None or node is not None):
             why = "blocks" if blocking is not None else "has no key"
             raise DataError(f"{spec.name} {why}, so it cannot be durable: call it on the client itself")
@@ -426,7 +434,7 @@ class ClientCore:
             self._dispatch(command, call, writes=spec.writes)
             return await self._value_of(command.future, args, options)
         command.deadline = command.created_s + blocking.seconds + self._timeouts.blocking_margin_s
-        return await self._value_of(run_blocking(router, command, blocking, self._pack), args, options)
+        return await self._value_of(self._block(command, blocking), args, options)
 
     def _command(
         self,
@@ -452,6 +460,22 @@ class ClientCore:
         router = self._need_router()
         router.commands += 1
         (self._committer(call) if call.replicas and writes else router).dispatch(command)
+
+    async def _block(self, command: Command, blocking: BlockingCall) -> Any:
+        """Run a blocking command on a connection of its own, and give back the reply."""
+        return await run_blocking(self._need_router(), command, blocking, self._pack)
+
+    def intercept(
+        self,
+        *,
+        send: "Callable[..., asyncio.Future[Any] | None]",
+        dispatch: Callable[..., None],
+        block: Callable[..., Coroutine[Any, Any, Any]],
+    ) -> None:
+        """For telemetry: every command passes one of these. Other clients pay nothing for it."""
+        self._send = send  # type: ignore[method-assign]
+        self._dispatch = dispatch  # type: ignore[method-assign]
+        self._block = block  # type: ignore[method-assign]
 
     async def _value_of(self, reply: Awaitable[Any], args: tuple[Any, ...], options: dict[str, Any]) -> Any:
         """Wait for a command's reply, and give redis-py's value for it."""

@@ -8,7 +8,7 @@ import asyncio
 import random
 import weakref
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Self, cast
+from typing import TYPE_CHECKING, Any, Self, cast
 
 import redis.asyncio.cluster
 import redis.event
@@ -27,6 +27,9 @@ from tradewind.client.pool import NodePool, ServerNode
 from tradewind.client.router import Router
 from tradewind.client.settings import named_arguments, retry_policy
 from tradewind.client.topology import SLOT_COUNT, ClusterTopology, Endpoint, SlotMap
+
+if TYPE_CHECKING:
+    from tradewind.client.telemetry import Telemetry
 
 SlotsCacheEvent = getattr(redis.event, "AsyncAfterSlotsCacheRefreshEvent", None)  # since redis-py 8
 
@@ -56,6 +59,7 @@ class RedisCluster(ClientCore, RedisPyCluster):  # type: ignore[misc]  # its bas
         in_flight_bytes_max: int = 64 * 1024 * 1024,
         retry: Any = None,
         slow_command_s: float | None = None,
+        telemetry: "Telemetry | bool | None" = None,
         **kwargs: Any,
     ) -> None:
         if retry is not None:
@@ -78,6 +82,7 @@ class RedisCluster(ClientCore, RedisPyCluster):  # type: ignore[misc]  # its bas
             in_flight_bytes_max=in_flight_bytes_max,
             retry=policy,
             slow_command_s=slow_command_s,
+            telemetry=telemetry,
         )
 
     @classmethod

@@ -53,7 +53,7 @@ class DedicatedConnections:
     @property
     def idle(self) -> int:
         """Open connections that nobody uses."""
-        return len(self._idle)
+        return sum(lane.state is LaneState.OPEN for lane, _ in tuple(self._idle))
 
     @property
     def is_held(self) -> bool:
@@ -63,7 +63,7 @@ class DedicatedConnections:
     @property
     def connections(self) -> int:
         """Open, being opened, or promised; not those that the server has ended while nobody used them."""
-        return self.count - sum(lane.state is not LaneState.OPEN for lane, _ in self._idle)
+        return self.count - sum(lane.state is not LaneState.OPEN for lane, _ in tuple(self._idle))
 
     async def acquire(self, deadline_s: float) -> Lane:
         """A connection of one's own until `release`. `deadline_s` is of the monotonic clock.

@@ -419,7 +419,10 @@ class Node:
     def busy(self) -> bool:
         """Somebody still needs this node."""
         return bool(
-            self.in_flight or self.waiting or self.dedicated.count > self.dedicated.idle or self._dial_tasks
+            self.in_flight
+            or self.waiting
+            or self.dedicated.connections > self.dedicated.idle
+            or self._dial_tasks
         )
 
     @property

@@ -5,7 +5,7 @@ that arguments, URLs and pools all come by one way. What cannot be honoured is r
 """
 
 from collections.abc import Mapping
-from typing import Any, NoReturn, Self, cast
+from typing import TYPE_CHECKING, Any, NoReturn, Self, cast
 
 import redis.asyncio
 from redis._parsers import Encoder
@@ -29,6 +29,9 @@ from tradewind.client.router import Router
 from tradewind.client.server_pipeline import ServerPipeline
 from tradewind.client.settings import retry_policy
 from tradewind.client.topology import Endpoint, OneServer
+
+if TYPE_CHECKING:
+    from tradewind.client.telemetry import Telemetry
 
 NO_MAXIMUM = 2**31  # what redis-py 7 has where nobody gives a maximum
 CONNECTION_CLASSES = (Connection, SSLConnection, UnixDomainSocketConnection)
@@ -57,7 +60,9 @@ ONLY_UNSET: Mapping[str, tuple[Any, ...]] = {
     "parser_class": (DefaultParser,),
     "encoder_class": (Encoder,),
 }
-OWN_ARGUMENTS = ("lanes", "in_flight_max", "in_flight_bytes_max", "retry", "slow_command_s")
+OWN_ARGUMENTS = (
+    "lanes", "in_flight_max", "in_flight_bytes_max", "retry", "slow_command_s", "telemetry",
+)  # fmt: skip
 OF_THE_CLIENT = frozenset({
     "auto_close_connection_pool", "connection_pool", "max_connections", "single_connection_client", "ssl",
     "unix_socket_path",
@@ -108,6 +113,7 @@ class Redis(ClientCore, redis.asyncio.Redis):  # type: ignore[misc]  # its bases
         in_flight_bytes_max: int = 64 * 1024 * 1024,
         retry: Any = None,
         slow_command_s: float | None = None,
+        telemetry: "Telemetry | bool | None" = None,
         connection_pool: ConnectionPool | ServerPool | None = None,
         **kwargs: Any,
     ) -> None:
@@ -132,6 +138,7 @@ class Redis(ClientCore, redis.asyncio.Redis):  # type: ignore[misc]  # its bases
             in_flight_bytes_max=in_flight_bytes_max,
             retry=_retry_policy(retry, kwargs if connection_pool is None else pool.connection_kwargs),
             slow_command_s=slow_command_s,
+            telemetry=telemetry,
         )
         # redis-py declares the class, and asks for no more of it than ServerPool has.
         self.connection_pool = self._server_pool(lasting=False)  # type: ignore[assignment]
