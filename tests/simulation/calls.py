@@ -6,12 +6,13 @@ from typing import TYPE_CHECKING, Any
 from redis.exceptions import (
     BusyLoadingError,
     ClusterDownError,
+    ExecAbortError,
     MasterDownError,
     OutOfMemoryError,
     ReadOnlyError,
-    RedisError,
     ResponseError,
     TryAgainError,
+    WatchError,
 )
 from redis.exceptions import ConnectionError as RedisConnectionError
 
@@ -33,6 +34,7 @@ MUTE = frozenset({"post", "unanswered"})  # they tell their caller nothing
 KINDS = (
     "get", "get", "get", "mget", "echo", "xread",
     "incrby", "incrby", "incrby", "getset", "set", "big set", "durable", "blpop", "post", "unanswered",
+    "pipeline", "transaction", "transaction", "watched", "durable transaction",
 )  # fmt: skip
 WATCHDOG_S = 0.1 + 0.06  # a tick, and the rounds in which the sockets are drained
 BLOCKING_MARGIN_S = 5.0  # docs/client.md, "Blocking commands"
@@ -44,6 +46,8 @@ REFUSED = (
     TryAgainError,
     MasterDownError,
     OutOfMemoryError,
+    WatchError,
+    ExecAbortError,
 )
 
 
@@ -63,6 +67,7 @@ class Call:
         self.task: asyncio.Task[None] | None = None
         self.timeout_s = timeout_s
         self.blocks_s = 0.0
+        self.steps = 1  # commands that the call sends one after the other, each with a deadline of its own
         self._world, self._tag = world, tag
         world.calls.append(self)
 
@@ -92,7 +97,7 @@ class Call:
         try:
             self.reply = await self._ask()
             self.answered = True
-        except (RedisError, asyncio.CancelledError) as error:
+        except (Exception, asyncio.CancelledError) as error:  # also what is no answer at all
             self.error = error
         self.ended_s = world.loop.time()
         self.stalled_s = world.loop.stalled_s - self.stalled_before_s
@@ -115,6 +120,8 @@ class Call:
             padding = "x" * (3000 if self.kind == "big set" else 3)
             view = client.with_options(timeout_s=self.timeout_s, idempotent=True)
             return await view.set(f"{{{tag}}}:set", f"t{token}.{padding}")
+        if self.kind in ("pipeline", "transaction", "watched", "durable transaction"):
+            return await self._ask_together(calls)
         if self.kind == "durable":
             return await client.durable(timeout_s=self.timeout_s).incrby(f"{{{tag}}}:counter", token)
         return await self._ask_otherwise(calls)
@@ -141,6 +148,25 @@ class Call:
         else:
             client.send_unanswered("SPUBLISH", f"{{{tag}}}:channel", f"t{token}")
         return None
+
+    async def _ask_together(self, calls: Any) -> Any:
+        """A read and a write in one pipeline; gives the write's reply when the read's is its own."""
+        client, tag, token = self._world.client, self._tag, self.token
+        if self.kind == "durable transaction":
+            calls = client.durable(timeout_s=self.timeout_s)
+        async with calls.pipeline(transaction=self.kind != "pipeline") as pipe:
+            if self.kind == "watched":
+                self.steps = 3
+                await pipe.watch(f"{{{tag}}}:watched:t{token}")
+                await pipe.get(f"{{{tag}}}:t{token}")
+                pipe.multi()
+            pipe.get(f"{{{tag}}}:t{token}")
+            pipe.incrby(f"{{{tag}}}:counter", token)
+            read, written = await pipe.execute(raise_on_error=self.kind != "pipeline")
+        if isinstance(written, Exception):
+            raise written
+        is_own = isinstance(read, Exception) or read == f"value of {{{tag}}}:t{token}".encode()
+        return written if is_own else (read, written)
 
     def _some_node(self) -> Any:
         nodes = self._world.client.get_nodes()
@@ -173,7 +199,7 @@ def _check_reply(call: Call, world: "World", executions: int) -> None:
         world.fail(f"somebody else's reply: the servers said {world.ledger.replies.get(call.token)}", call)
     if call.kind not in READS and executions != (0 if timed_out else max(1, executions)):
         world.fail(f"acknowledged, and executed {executions} times", call)
-    if call.kind == "durable" and call.token not in world.ledger.replicated:
+    if call.kind.startswith("durable") and call.token not in world.ledger.replicated:
         world.fail("acknowledged, and no replica has confirmed it", call)
 
 
@@ -190,22 +216,23 @@ def _check_error(call: Call, world: "World", executions: int) -> None:
     elif isinstance(error, REFUSED) or _is_refusal(error):
         if executions and "set" not in call.kind:
             world.fail("executed, although the error says that it was refused", call)
-    elif not (isinstance(error, DeadlineExceeded) or _may_be_lost(call, error)):
+    elif not (isinstance(error, DeadlineExceeded) or _may_be_lost(call, error, executions)):
         world.fail("an error that no caller can understand", call)
 
 
 def _is_refusal(error: BaseException | None) -> bool:
     text = str(error)
     if type(error) is ResponseError:
-        return text.startswith(("BUSY ", "UNBLOCKED ")) or "max number of clients" in text
+        return "BUSY " in text or "UNBLOCKED " in text or "max number of clients" in text
     return type(error) is RedisConnectionError and (
         "was not executed" in text or "max number of clients" in text
     )
 
 
-def _may_be_lost(call: Call, error: BaseException | None) -> bool:
-    """A connection that ended, and no time for another try: for what may run twice only."""
-    return type(error) is RedisConnectionError and (call.kind in READS or "set" in call.kind)
+def _may_be_lost(call: Call, error: BaseException | None, executions: int) -> bool:
+    """A connection that ended, and no time for another try: for what may run twice only, as WATCH."""
+    may_run_twice = call.kind in READS or "set" in call.kind or (call.kind == "watched" and not executions)
+    return type(error) is RedisConnectionError and may_run_twice
 
 
 def _check_deadline(call: Call, world: "World") -> None:
@@ -213,11 +240,12 @@ def _check_deadline(call: Call, world: "World") -> None:
     timeout_s = world.options["socket_timeout"] if call.timeout_s is None else call.timeout_s
     if call.blocks_s:
         timeout_s = call.blocks_s + BLOCKING_MARGIN_S
+    timeout_s *= call.steps
     if not call.was_ready:
         timeout_s += world.options["socket_connect_timeout"] + WATCHDOG_S
     late_s = call.ended_s - call.started_s - timeout_s - call.stalled_s
     if late_s > WATCHDOG_S:
         world.fail(f"told {late_s:.3f} s after its deadline", call)
-    early = call.was_ready and late_s < -timeout_s * 0.01 - call.stalled_s - 0.01
+    early = call.was_ready and call.steps == 1 and late_s < -timeout_s * 0.01 - call.stalled_s - 0.01
     if early and isinstance(call.error, DeadlineExceeded):
         world.fail(f"DeadlineExceeded {-late_s:.3f} s before the deadline", call)

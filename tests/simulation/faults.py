@@ -103,7 +103,7 @@ class Faults:
 
     def _silence(self, server: ScriptedServer, duration_s: float) -> None:
         self._note(server, "the network holds everything back", duration_s)
-        server.weather.silent_until_s = self._now_s() + duration_s
+        server.weather.silent_until_s = max(server.weather.silent_until_s, self._now_s() + duration_s)
 
     def _migrate(self, _server: ScriptedServer, duration_s: float) -> None:
         index = self._dice.randrange(len(self._cluster.owners))

@@ -4,7 +4,8 @@ import random
 
 from tests.simulation.clock_loop import Outside
 from tests.simulation.ledger import Ledger
-from tests.simulation.server import SLOT_COUNT, ScriptedServer, ServerCommands
+from tests.simulation.server import SLOT_COUNT, ScriptedServer
+from tests.simulation.server_commands import ServerCommands
 
 GOSSIP_S_MAX = 0.6  # until everybody who is reachable knows of a change
 
