@@ -24,7 +24,7 @@ from tests.programs import output_of
 from tests.support.client_fixtures import MakeClient
 from tests.support.fake_server import HANG_UP, FakeServer, bulk
 from tests.support.waiting import eventually
-from tradewind import OutcomeUnknown, RedisCluster
+from tradewind import OutcomeUnknown, RedisCluster, threads
 from tradewind.client.metrics import DISTRIBUTIONS, METRICS, Kind
 from tradewind.client.prometheus import PREFIX, PrometheusCollector
 from tradewind.client.telemetry import PREFIX as OTEL_PREFIX
@@ -219,6 +219,20 @@ async def test_a_client_without_telemetry_takes_the_short_way(
     assert not {"_send", "_dispatch", "_block"} & vars(client).keys()
     loaded = output_of("-c", "import sys, tradewind; print(*sys.modules)").split()
     assert "tradewind.client.telemetry" not in loaded
+
+
+async def test_calls_of_threads_have_spans_as_well(
+    clean_cluster: EmbeddedCluster, recorded: Recorded
+) -> None:
+    def call() -> None:
+        with threads.RedisCluster(
+            host="127.0.0.1", port=clean_cluster.nodes[0].port, telemetry=recorded.telemetry
+        ) as client:
+            client.set("key", 1)
+            client.get("key")
+
+    await asyncio.to_thread(call)
+    assert await recorded.names(2) == ["GET", "SET"]
 
 
 async def test_true_is_the_global_providers(clean_cluster: EmbeddedCluster, make_client: MakeClient) -> None:

@@ -13,10 +13,8 @@ from collections.abc import Awaitable, Callable, Coroutine, Generator, Mapping, 
 from typing import TYPE_CHECKING, Any, Self
 
 import hiredis
-from redis.auth.token import TokenInterface
 from redis.client import EMPTY_RESPONSE, NEVER_DECODE
 from redis.crc import key_slot
-from redis.event import AfterAsyncClusterInstantiationEvent
 from redis.exceptions import DataError, ResponseError
 
 from tradewind.client.blocking import BlockingCall, blocking_call, run_blocking
@@ -24,6 +22,7 @@ from tradewind.client.calls import DEFAULT_CALL, BoundCalls, Call, CallOptions
 from tradewind.client.catalog import CONNECTION_STATE_COMMANDS, CommandSpec, parse_catalog, untold_catalog
 from tradewind.client.command import Command, pack
 from tradewind.client.commit import Committer
+from tradewind.client.credentials import CredentialStream
 from tradewind.client.errors import ClientClosed, ClusterNotReady, SharedConnectionError
 from tradewind.client.forked import let_go_in_children
 from tradewind.client.node import Node
@@ -63,6 +62,7 @@ class ClientCore:
     callers have no order among each other. Errors: see `tradewind.client.errors`.
     """
 
+    _takes_short_ways = True
     _has_slots = True  # the key says to which node a command goes
     _connection_state_commands = CONNECTION_STATE_COMMANDS
 
@@ -108,7 +108,9 @@ class ClientCore:
         self._committers: dict[tuple[int, int], Committer] = {}
         self._subscriptions: list[ShardedSubscription] = []
         self._opening: asyncio.Task[None] | None = None
-        self._is_announced = False
+        self._credentials = CredentialStream(
+            self._settings.credential_provider, self._event_dispatcher, self._reauthenticate
+        )
         let_go_in_children(self)
         if telemetry:
             from tradewind.client.telemetry import Telemetry  # not at the top: it needs an extra
@@ -164,7 +166,7 @@ class ClientCore:
 
     async def _open(self) -> None:
         router = self._make_router()
-        self._listen_for_credentials()
+        self._credentials.listen()
         deadline_s = time.monotonic() + self._timeouts.connect_s
         try:
             await router.start(deadline_s)
@@ -182,25 +184,6 @@ class ClientCore:
         if type(self).execute_command is ClientCore.execute_command and self._is_utf8():
             self._hot_router = router
         self._initialize = False
-
-    def _listen_for_credentials(self) -> None:
-        """Have redis-py's listener subscribe to a provider that streams credentials: it calls
-        `re_auth_callback` of each of the nodes that it is told of.
-        """
-        self._loop = asyncio.get_running_loop()
-        if not self._is_announced:
-            self._is_announced = True
-            nodes = {"every node": self}
-            provider = self._settings.credential_provider
-            self._event_dispatcher.dispatch(AfterAsyncClusterInstantiationEvent(nodes, provider))
-
-    async def re_auth_callback(self, token: TokenInterface) -> None:
-        """What redis-py's listener calls when a StreamingCredentialProvider has new credentials, in whatever
-        thread: open connections take them in line, nothing on its way is disturbed.
-        """
-        if self._router is not None:
-            credentials = (token.try_get("oid"), token.get_value())
-            self._loop.call_soon_threadsafe(self._reauthenticate, credentials)
 
     def _reauthenticate(self, credentials: tuple[str, ...]) -> None:
         if self._router is not None:
@@ -306,7 +289,7 @@ class ClientCore:
 
         None for what needs the long path, or before the client is open. Then `begin` it, in the loop.
         """
-        short = self._short_path.get(args[0])
+        short = self._short_path.get(args[0]) if self._takes_short_ways else None
         if short is None or (options and (len(options) > 1 or "keys" not in options)):
             return None
         first_key, repeatable = short
@@ -473,6 +456,7 @@ class ClientCore:
         block: Callable[..., Coroutine[Any, Any, Any]],
     ) -> None:
         """For telemetry: every command passes one of these. Other clients pay nothing for it."""
+        self._takes_short_ways = False
         self._send = send  # type: ignore[method-assign]
         self._dispatch = dispatch  # type: ignore[method-assign]
         self._block = block  # type: ignore[method-assign]
