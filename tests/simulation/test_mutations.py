@@ -1,6 +1,5 @@
 """The simulation can fail: a client with a deliberate defect breaks a promise in one of the first worlds."""
 
-import itertools
 from collections import deque
 from collections.abc import Callable
 from typing import Any
@@ -84,10 +83,6 @@ def the_map_is_never_learnt_anew(patch: Patch) -> None:
     patch.setattr(refresh.Refresher, "soon", lambda _self: None)
 
 
-def _options(**changed: Any) -> Callable[..., RedisCluster]:
-    return lambda **options: RedisCluster(**{**options, **changed})
-
-
 DEFECTS = [
     (the_place_of_who_has_gone_is_given_away, "somebody else's reply"),
     (who_went_before_the_sending_keeps_their_room, "never given back"),
@@ -103,38 +98,37 @@ DEFECTS = [
 ]
 
 
-def first_violation(make_client: Callable[..., RedisCluster] = RedisCluster) -> tuple[int, str]:
-    for seed in itertools.count():
+def find(promise: str, make_client: Callable[..., RedisCluster] = RedisCluster) -> None:
+    """Go through the worlds to the first one that finds this promise broken; others may break as well."""
+    for seed in range(SEEDS_MAX):
         try:
             run_seed(seed, make_client)
         except Violation as violation:
-            return seed, str(violation)
-        assert seed < SEEDS_MAX, "no world found the defect"
-    raise AssertionError
+            if promise in str(violation).partition("\n")[0]:
+                return
+    pytest.fail(f"none of {SEEDS_MAX} worlds found: {promise}")
 
 
-@pytest.mark.parametrize(("defect", "found"), DEFECTS, ids=lambda value: getattr(value, "__name__", ""))
+@pytest.mark.parametrize(("defect", "promise"), DEFECTS, ids=lambda value: getattr(value, "__name__", ""))
 def test_a_defect_is_found(
-    defect: Callable[[Patch], None], found: str, monkeypatch: pytest.MonkeyPatch
+    defect: Callable[[Patch], None], promise: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
         defect(patch)
-        seed, violation = first_violation()
-    print(f"found by seed {seed}: {violation.splitlines()[0]}")
-    assert found in violation.splitlines()[0]
+        find(promise)
 
 
 @pytest.mark.parametrize(
-    ("options", "found"),
+    ("options", "promise"),
     [
-        ({"retry": "always"}, "executed"),
+        ({"retry": "always"}, "executed 2 times"),
         ({"in_flight_max": 5000}, "in flight at"),
         ({"max_connections": 200}, "connections"),
         ({"socket_timeout": 30.0}, "after its deadline"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )
-def test_a_client_that_does_otherwise_than_it_was_told_is_found(options: dict[str, Any], found: str) -> None:
-    seed, violation = first_violation(_options(**options))
-    print(f"found by seed {seed}: {violation.splitlines()[0]}")
-    assert found in violation.splitlines()[0]
+def test_a_client_that_does_otherwise_than_it_was_told_is_found(
+    options: dict[str, Any], promise: str
+) -> None:
+    find(promise, lambda **given: RedisCluster(**{**given, **options}))

@@ -7,33 +7,41 @@ import pytest
 
 from tests.simulation.world import run_seed
 
-SEEDS_SHORT = 400
-SEEDS_LONG = 20_000
+SEEDS_SHORT = 300
+SEEDS_LONG = 10_000
 SEEDS_A_TEST = 100
 
 
-def blocks(first: int, end: int) -> list[pytest.param]:
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Some seeds a test, so that they can be spread over processes and a failure stops only its block."""
-    return [
-        pytest.param(range(seed, min(seed + SEEDS_A_TEST, end)), id=f"{seed}-")
-        for seed in range(first, end, SEEDS_A_TEST)
-    ]
+    if "seeds" in metafunc.fixturenames:
+        only = metafunc.config.getoption("--seed", default=None)
+        is_long = any(mark.name == "soak" for mark in metafunc.definition.iter_markers())
+        first, end = (SEEDS_SHORT, SEEDS_LONG) if is_long else (0, SEEDS_SHORT)
+        blocks = [range(seed, min(seed + SEEDS_A_TEST, end)) for seed in range(first, end, SEEDS_A_TEST)]
+        if only is not None:
+            blocks = [range(only, only + 1)]
+        metafunc.parametrize(
+            "seeds",
+            [
+                pytest.param(block, id=f"--seed {only}" if only is not None else f"from {block.start}")
+                for block in blocks
+            ],
+        )
 
 
-def run(seeds: range, config: pytest.Config) -> None:
-    only = config.getoption("--seed", default=None)
+def test_the_client_keeps_its_promises(seeds: range) -> None:
     for seed in seeds:
-        if only is None or seed == only:
-            run_seed(seed)
-
-
-@pytest.mark.parametrize("seeds", blocks(0, SEEDS_SHORT))
-def test_the_client_keeps_its_promises(seeds: range, pytestconfig: pytest.Config) -> None:
-    run(seeds, pytestconfig)
+        run_seed(seed)
 
 
 @pytest.mark.soak
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("seeds", blocks(SEEDS_SHORT, SEEDS_LONG))
-def test_the_client_keeps_its_promises_in_many_worlds(seeds: range, pytestconfig: pytest.Config) -> None:
-    run(seeds, pytestconfig)
+def test_the_client_keeps_its_promises_in_many_worlds(seeds: range) -> None:
+    for seed in seeds:
+        run_seed(seed)
+
+
+def test_a_seed_makes_the_same_world_again() -> None:
+    traces = [[run_seed(seed).ledger.trace(lines_max=10**6) for seed in range(5)] for _ in range(2)]
+    assert traces[0] == traces[1]
