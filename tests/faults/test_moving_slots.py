@@ -44,6 +44,32 @@ async def test_writers_and_readers_follow_a_moving_slot(
     assert client.stats().refreshes <= 5, "a burst of redirects is one refresh"
 
 
+async def test_reads_from_replicas_find_every_key_while_the_slot_moves(
+    clean_cluster: EmbeddedCluster, make_client: MakeClient, migration: Migration
+) -> None:
+    client = make_client(clean_cluster.nodes[0].port, read_from="prefer_replica")
+    await asyncio.gather(*(client.set(key, key) for key in KEYS))
+
+    async def read_all() -> int:
+        """How many came from replicas."""
+        before = client.stats().replica_reads
+        assert await asyncio.gather(*(client.get(key) for key in KEYS)) == [key.encode() for key in KEYS]
+        return client.stats().replica_reads - before
+
+    async def all_come_from_replicas() -> bool:
+        return await read_all() == len(KEYS)
+
+    await eventually(all_come_from_replicas)
+    await migration.begin()
+    for _ in range(4):
+        await migration.move_keys(5)
+        for _ in range(20):
+            await read_all()
+    await migration.finish()
+    await eventually(all_come_from_replicas)
+    await eventually(lambda: _port_of_moving(client) == migration.target)
+
+
 def _port_of_moving(client: RedisCluster) -> int:
     node = client.get_node_from_key("moving")
     assert node is not None

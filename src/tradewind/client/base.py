@@ -18,7 +18,7 @@ from redis.crc import key_slot
 from redis.exceptions import DataError, ResponseError
 
 from tradewind.client.blocking import BlockingCall, blocking_call, run_blocking
-from tradewind.client.calls import DEFAULT_CALL, BoundCalls, Call, CallOptions
+from tradewind.client.calls import DEFAULT_CALL, Call, CallOptions, OffersViews
 from tradewind.client.catalog import CONNECTION_STATE_COMMANDS, CommandSpec, parse_catalog, untold_catalog
 from tradewind.client.command import Command, pack
 from tradewind.client.commit import Committer
@@ -26,10 +26,12 @@ from tradewind.client.credentials import CredentialStream
 from tradewind.client.errors import ClientClosed, ClusterNotReady, SharedConnectionError
 from tradewind.client.forked import let_go_in_children
 from tradewind.client.node import Node
-from tradewind.client.policy import Limits, RetryPolicy, Timeouts
+from tradewind.client.policy import Limits, RetryPolicy
+from tradewind.client.read_routing import ReadRouting
 from tradewind.client.refresh import Question
+from tradewind.client.replica_reads import ReadFrom
 from tradewind.client.router import Router
-from tradewind.client.settings import connection_settings
+from tradewind.client.settings import connection_settings, timeouts
 from tradewind.client.stats import ClientStats
 from tradewind.client.subscription import MessageHandler, ShardedSubscription
 from tradewind.client.topology import SLOT_COUNT
@@ -38,7 +40,6 @@ from tradewind.client.transaction import Transaction
 if TYPE_CHECKING:
     from tradewind.client.telemetry import Telemetry
 
-CONNECT_TIMEOUT_S = 5.0
 # Of redis-py's arguments, whatever its release: 7 has neither a deadline nor a cap, nor looks for dead peers.
 OWN_DEFAULTS: Mapping[str, Any] = {"socket_timeout": 5, "max_connections": 100, "socket_keepalive": True}
 CATALOG = Question(("COMMAND",), answer_s=5.0, unready="no node could tell its commands")
@@ -46,16 +47,12 @@ SLOTS_CACHED_MAX = 4096
 ONE_SLOT = 0  # of a single server, where any would do
 REPLY_SKIP_PACKED = pack(("CLIENT REPLY", "SKIP"))  # holds for the next command only
 BRACE = ord("{")  # looked for as a number: as bytes that takes eight times as long
-SILENCE_S_MIN = (
-    2.0  # a short stall of a server costs its callers time, but no reconnect, however short they wait
-)
 NOT_ON_THE_SHORT_PATH = frozenset({"target_nodes", NEVER_DECODE})
-get_exactly = (
-    dict.get
-)  # redis-py's table of callbacks takes names in any case, at a price; ours are as listed
+# redis-py's table of callbacks takes names in any case, at a price; ours are as listed.
+get_exactly = dict.get
 
 
-class ClientCore:
+class ClientCore(OffersViews):
     """The part of a client that redis-py's classes do not have. Not thread safe; one event loop.
 
     Ordering: commands that one task awaits one after the other run in that order. Commands of concurrent
@@ -80,25 +77,23 @@ class ClientCore:
         retry: RetryPolicy,
         slow_command_s: float | None,
         telemetry: "Telemetry | bool | None",
+        read_from: ReadFrom = "primary",
+        read_your_writes: bool = True,
     ) -> None:
         """The rest of a constructor: `connection_kwargs` are what redis-py's has made of its arguments."""
-        timeout = connection_kwargs.get("socket_timeout")
-        connect = connection_kwargs.get("socket_connect_timeout")
-        self._timeout_s = float("inf") if timeout is None else float(timeout)
         self._limits = Limits(
             connections_max=int(connection_kwargs["max_connections"]),
             lanes_max=lanes,
             in_flight_max=in_flight_max,
             in_flight_bytes_max=in_flight_bytes_max,
         )
-        self._timeouts = Timeouts(
-            command_s=self._timeout_s,
-            connect_s=CONNECT_TIMEOUT_S if connect is None else float(connect),
-            silence_s=30.0 if timeout is None else max(float(timeout), SILENCE_S_MIN),
-            slow_s=float("inf") if slow_command_s is None else slow_command_s,
-        )
+        self._timeouts = timeouts(connection_kwargs, slow_command_s)
+        self._timeout_s = self._timeouts.command_s
         self._settings = connection_settings(connection_kwargs)
         self._retry_policy = retry
+        self._read_from: ReadFrom = read_from
+        self._read_your_writes = read_your_writes
+        self._chooses_reads = read_from != "primary"  # or a view does
         self._initialize = True
         self._router: Router | None = None
         self._hot_router: Router | None = None  # for GET and SET without options; None where they need more
@@ -134,10 +129,6 @@ class ClientCore:
     @abstractmethod
     def _slots_of_keys(self, args: tuple[Any, ...]) -> set[int]:
         """The slots of the command's keys; a transaction has one."""
-
-    @abstractmethod
-    def _bound(self, call: CallOptions) -> BoundCalls:
-        """A view of this client with these options."""
 
     # -- life cycle ------------------------------------------------------------------------------------------
 
@@ -183,11 +174,19 @@ class ClientCore:
         self._create_future = asyncio.get_running_loop().create_future  # kept: looking it up costs a getpid()
         if type(self).execute_command is ClientCore.execute_command and self._is_utf8():
             self._hot_router = router
+        if self._chooses_reads:
+            self._choose_reads()
         self._initialize = False
 
     def _reauthenticate(self, credentials: tuple[str, ...]) -> None:
         if self._router is not None:
             self._router.reauthenticate(credentials)
+
+    def _choose_reads(self) -> None:
+        self._chooses_reads = True
+        self._leave_short_ways()
+        if self._router is not None and self._router.reads is None:
+            self._router.reads = ReadRouting(self._router, read_your_writes=self._read_your_writes)
 
     def _opened(self, opening: "asyncio.Task[None]") -> None:
         if self._opening is opening:
@@ -340,6 +339,22 @@ class ClientCore:
             router.watchdog.start()
         return future
 
+    def _send_in_sight(
+        self, router: Router, args: tuple[Any, ...], key: Any, repeatable: bool
+    ) -> "asyncio.Future[Any] | None":
+        """`_send`, without its short way past `_dispatch`."""
+        spec = self._spec(args)
+        if (slot := self._slot_of_call(spec, args)) is None:
+            return None
+        command = self._command(spec, args, slot, {}, DEFAULT_CALL)
+        self._dispatch(command, DEFAULT_CALL, writes=spec.writes)
+        return command.future
+
+    def _leave_short_ways(self) -> None:
+        """Have every command pass `_dispatch` or `_block`. Clients that need neither pay nothing for it."""
+        self._takes_short_ways = False
+        self._send = self._send_in_sight  # type: ignore[method-assign]
+
     def post(self, *args: Any) -> None:
         """Send a command with one key, as `execute_command` does (waiting, redirects, retries), for a caller
         who has no use for the reply: an error is counted in `stats()` and forgotten.
@@ -368,7 +383,8 @@ class ClientCore:
         """
         first_key, _ = self._short_path[args[0]]
         slot = cached_slot(self._encode(args[first_key])) if self._has_slots else ONE_SLOT
-        node = self._need_router().slot_nodes[slot]
+        with (router := self._need_router()).noted(slot, writes=True):  # when it runs is not known
+            node = router.slot_nodes[slot]
         if node is None:
             return
         if not (node.may_skip_replies() and self._catalog["CLIENT REPLY"].runs_when_busy):
@@ -417,7 +433,8 @@ class ClientCore:
             self._dispatch(command, call, writes=spec.writes)
             return await self._value_of(command.future, args, options)
         command.deadline = command.created_s + blocking.seconds + self._timeouts.blocking_margin_s
-        return await self._value_of(self._block(command, blocking), args, options)
+        with self._need_router().noted(slot, writes=spec.writes):
+            return await self._value_of(self._block(command, blocking), args, options)
 
     def _command(
         self,
@@ -431,6 +448,9 @@ class ClientCore:
         created_s, deadline_s = self._times_of(call)
         command = Command(spec.name, packed, self._create_future(), slot, repeatable, created_s, deadline_s)
         command.raw = options.pop(NEVER_DECODE, None) is not None  # redis-py says it with an empty list
+        read_from = call.read_from or self._read_from
+        if spec.reads and read_from != "primary":
+            command.read_from = read_from
         return command
 
     def _times_of(self, call: CallOptions) -> tuple[float, float]:
@@ -442,6 +462,8 @@ class ClientCore:
         """Send a command on its way: a write of a durable view in a batch."""
         router = self._need_router()
         router.commands += 1
+        if writes and router.reads is not None:
+            router.reads.note_write(command.slot, command.future)
         (self._committer(call) if call.replicas and writes else router).dispatch(command)
 
     async def _block(self, command: Command, blocking: BlockingCall) -> Any:
@@ -451,13 +473,11 @@ class ClientCore:
     def intercept(
         self,
         *,
-        send: "Callable[..., asyncio.Future[Any] | None]",
         dispatch: Callable[..., None],
         block: Callable[..., Coroutine[Any, Any, Any]],
     ) -> None:
-        """For telemetry: every command passes one of these. Other clients pay nothing for it."""
-        self._takes_short_ways = False
-        self._send = send  # type: ignore[method-assign]
+        """For telemetry: every command passes one of these."""
+        self._leave_short_ways()
         self._dispatch = dispatch  # type: ignore[method-assign]
         self._block = block  # type: ignore[method-assign]
 
@@ -528,25 +548,7 @@ class ClientCore:
             raise ClientClosed("the client is closed")
         return self._router
 
-    # -- views and more --------------------------------------------------------------------------------------
-
-    def durable(
-        self, replicas: int = 1, *, timeout_s: float | None = None, idempotent: bool = False, lanes: int = 2
-    ) -> BoundCalls:
-        """A view whose writes return only when `replicas` replicas of the shard have them.
-
-        Raises OutcomeUnknown when that could not be confirmed: the write may have run, and may be lost in a
-        failover. Holds for the loss of any one node, given AOF on every node and a restart slower than the
-        node timeout. Writes of many callers share one `WAIT`. `lanes` is the number of connections per node
-        that carry batches (default 2).
-        """
-        if replicas < 1 or lanes < 1:
-            raise DataError(f"durable(replicas={replicas}, lanes={lanes}): both must be at least 1")
-        return self._bound(CallOptions(timeout_s, idempotent, replicas, lanes))
-
-    def with_options(self, *, timeout_s: float | None = None, idempotent: bool = False) -> BoundCalls:
-        """A view with another deadline, or whose writes may be sent again (running twice does no harm)."""
-        return self._bound(CallOptions(timeout_s, idempotent))
+    # -- more --------------------------------------------------------------------------------------
 
     def _committer(self, call: CallOptions) -> Committer:
         key = (call.replicas, call.durable_lanes)

@@ -1,6 +1,7 @@
 """Per-call options, as views of a client: `client.durable()`, `client.with_options(...)`."""
 
 import asyncio
+from abc import abstractmethod
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
@@ -12,8 +13,10 @@ from redis.commands import (
     AsyncRedisModuleCommands,
     AsyncSentinelCommands,
 )
+from redis.exceptions import DataError
 
 from tradewind.client.pipeline import Pipeline, run_watched
+from tradewind.client.replica_reads import ReadFrom, checked_read_from
 from tradewind.client.server_pipeline import ServerPipeline
 
 if TYPE_CHECKING:
@@ -22,16 +25,55 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class CallOptions:
-    """How one call is made. `timeout_s` None means the client's; `replicas` 0 means not durable."""
+    """How one call is made. None means as the client's; `replicas` 0 means not durable."""
 
     timeout_s: float | None = None
     idempotent: bool = False
     replicas: int = 0
     durable_lanes: int = 2
+    read_from: ReadFrom | None = None
 
 
 DEFAULT_CALL = CallOptions()
 Call = tuple[tuple[Any, ...], dict[str, Any]]  # a command's words, and redis-py's options for it
+
+
+class OffersViews:
+    """The part of a client that makes its views."""
+
+    @abstractmethod
+    def _bound(self, call: CallOptions) -> "BoundCalls":
+        """A view of this client with these options."""
+
+    @abstractmethod
+    def _choose_reads(self) -> None:
+        """Reads may come from other nodes than primaries from now on."""
+
+    def durable(
+        self, replicas: int = 1, *, timeout_s: float | None = None, idempotent: bool = False, lanes: int = 2
+    ) -> "BoundCalls":
+        """A view whose writes return only when `replicas` replicas of the shard have them.
+
+        Raises OutcomeUnknown when that could not be confirmed: the write may have run, and may be lost in a
+        failover. Holds for the loss of any one node, given AOF on every node and a restart slower than the
+        node timeout. Writes of many callers share one `WAIT`. `lanes` is the number of connections per node
+        that carry batches (default 2).
+        """
+        if replicas < 1 or lanes < 1:
+            raise DataError(f"durable(replicas={replicas}, lanes={lanes}): both must be at least 1")
+        return self._bound(CallOptions(timeout_s, idempotent, replicas, lanes))
+
+    def with_options(
+        self, *, timeout_s: float | None = None, idempotent: bool = False, read_from: str | None = None
+    ) -> "BoundCalls":
+        """A view with another deadline, whose writes may be sent again (running twice does no harm), or whose
+        reads come from other nodes (docs/replica-reads.md; from then on all calls of the client cost a little
+        more). Raises DataError for a `read_from` that does not exist.
+        """
+        chosen = None if read_from is None else checked_read_from(read_from)
+        if chosen not in (None, "primary"):
+            self._choose_reads()
+        return self._bound(CallOptions(timeout_s, idempotent, read_from=chosen))
 
 
 async def call_each_slot(

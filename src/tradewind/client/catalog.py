@@ -76,6 +76,7 @@ class CommandSpec(NamedTuple):
     first_key: int  # index in redis-py's args when there is exactly one simple key range, else 0
     key_specs: tuple[KeySpec, ...]
     runs_when_busy: bool = False  # also while a script has taken too long
+    reads: bool = False  # it reads keys, and nothing else: a replica can answer
 
 
 def parse_catalog(reply: Iterable[Any]) -> dict[str, CommandSpec]:
@@ -106,6 +107,8 @@ def _add(catalog: dict[str, CommandSpec], entry: list[Any]) -> None:
         first_key=_first_key(name, specs),
         key_specs=specs,
         runs_when_busy="allow_busy" in flags,
+        # The script that EVALSHA_RO names may be unknown on a replica: scripts are not replicated.
+        reads="readonly" in flags and bool(specs) and name != "EVALSHA_RO",
     )
     for subcommand in entry[9]:
         _add(catalog, subcommand)

@@ -24,6 +24,7 @@ from tradewind.client.catalog import CommandSpec, find_keys
 from tradewind.client.node import Node
 from tradewind.client.pipeline import Pipeline, run_watched
 from tradewind.client.pool import NodePool, ServerNode
+from tradewind.client.replica_reads import read_from_of
 from tradewind.client.router import Router
 from tradewind.client.settings import named_arguments, retry_policy
 from tradewind.client.topology import SLOT_COUNT, ClusterTopology, Endpoint, SlotMap
@@ -44,7 +45,9 @@ class RedisCluster(ClientCore, RedisPyCluster):  # type: ignore[misc]  # its bas
     Own arguments: `lanes` (shared connections per node, default 2), `in_flight_max` and `in_flight_bytes_max`
     (per node, defaults 4096 commands and 64 MiB): at a limit callers wait in arrival order until their
     deadline. `retry="always"` sends writes again whose reply was lost, as redis-py does: they may then run
-    twice.
+    twice. `read_from` ("primary", "replica", "prefer_replica", "lowest_latency" or "any"; default: what
+    redis-py's `read_from_replicas` and `load_balancing_strategy` say, else "primary"): the nodes that reads
+    may come from. They see this client's own writes, unless `read_your_writes` is False.
 
     Ordering: commands that one task awaits one after the other run in that order. Commands of concurrent
     callers have no order among each other. Errors: see `tradewind.client.errors`. Not thread safe; one event
@@ -60,6 +63,8 @@ class RedisCluster(ClientCore, RedisPyCluster):  # type: ignore[misc]  # its bas
         retry: Any = None,
         slow_command_s: float | None = None,
         telemetry: "Telemetry | bool | None" = None,
+        read_from: str | None = None,
+        read_your_writes: bool = True,
         **kwargs: Any,
     ) -> None:
         if retry is not None:
@@ -70,6 +75,9 @@ class RedisCluster(ClientCore, RedisPyCluster):  # type: ignore[misc]  # its bas
             del given["retry"]
         for name, default in OWN_DEFAULTS.items():
             given.setdefault(name, default)
+        chosen = read_from_of(
+            read_from, bool(given.get("read_from_replicas")), given.get("load_balancing_strategy")
+        )
         super().__init__(**given)
         self._given_host = given.get("host")
         self._notifications: weakref.WeakSet[Any] = weakref.WeakSet()
@@ -83,6 +91,8 @@ class RedisCluster(ClientCore, RedisPyCluster):  # type: ignore[misc]  # its bas
             retry=policy,
             slow_command_s=slow_command_s,
             telemetry=telemetry,
+            read_from=chosen,
+            read_your_writes=read_your_writes,
         )
 
     @classmethod

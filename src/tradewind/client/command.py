@@ -9,6 +9,7 @@ from redis.exceptions import DataError
 if TYPE_CHECKING:
     from tradewind.client.commit import Committer
     from tradewind.client.node import Node
+    from tradewind.client.replica_reads import ReadFrom
 
 BYTES_LIKE = (bytearray, memoryview)  # what redis-py sends and hiredis does not know
 ASKING_PACKED = hiredis.pack_command(("ASKING",))
@@ -40,6 +41,7 @@ class Command:
     asking = False  # ASKING goes right before it
     is_block = False  # more goes right before it: see `row`
     part_of: "Command | None" = None  # goes right before that one, and shares its fate
+    read_from: "ReadFrom | None" = None  # a read that need not come from the primary
     attempts = 0
     redirects = 0
     may_have_run = False  # it was sent, its connection ended, and it may run again
@@ -122,6 +124,22 @@ def part(whole: Command, number: int, name: str, packed: bytes) -> Command:
     command = Command(name, packed, future, whole.slot, False, whole.created_s, whole.deadline)
     command.part_of = whole
     return command
+
+
+def second_try(command: Command) -> Command:
+    """The same read for another node, while the first one has not answered: the first reply is the answer."""
+    again = Command(
+        command.name,
+        command.packed,
+        command.future,
+        command.slot,
+        command.repeatable,
+        command.created_s,
+        command.deadline,
+    )
+    again.raw, again.read_from = command.raw, command.read_from
+    command.read_from = None  # one second try is enough
+    return again
 
 
 def pack(args: tuple[Any, ...]) -> bytes:

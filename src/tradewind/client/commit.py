@@ -187,6 +187,13 @@ class Committer:
             else:
                 self._router.tell(command, not_replicated(node, command, replicated, self._replicas, failure))
 
+    def under_way(self) -> Iterator[Command]:
+        """What waits for a batch or is in one."""
+        for queue in self._queues.values():
+            yield from queue.commands
+            for batch, _barrier in queue.on_their_way.values():
+                yield from batch
+
     # -- the watchdog's view ---------------------------------------------------------------------------------
 
     @property

@@ -51,6 +51,11 @@ class DedicatedConnections:
         return len(self._waiters)
 
     @property
+    def busy(self) -> bool:
+        """Somebody uses one."""
+        return self.connections > self.idle
+
+    @property
     def idle(self) -> int:
         """Open connections that nobody uses."""
         return sum(lane.state is LaneState.OPEN for lane, _ in tuple(self._idle))

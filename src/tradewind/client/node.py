@@ -93,6 +93,7 @@ class Node:
         self.dials = self.dial_failures = self.connections_lost = 0
         self.waits = self.redirects = self.reconnects = 0
         self.meter = Meter(self.name, owner.slow_log)
+        self.generation = 0  # another one whenever a lane is opened or lost
         self._owner = owner
         self._limits = limits
         self._in_flight_max = limits.in_flight_max  # at hand for the hot path
@@ -124,6 +125,7 @@ class Node:
             answer_s=timeouts.silence_s,
             on_refused=owner.count,
         )
+        self.set_read_only = self._upkeep.set_read_only
         self._closed: ClientClosed | None = None
 
     # -- shared lanes ----------------------------------------------------------------------------------------
@@ -169,8 +171,7 @@ class Node:
             return
         self.waiting.append(command)
         self.waits += 1
-        if self._preferred is None:
-            self._ensure_lane()
+        self.connect_soon()
 
     def may_skip_replies(self) -> bool:
         """Whether the server lets this user leave replies out; yes as long as no connection is open.
@@ -238,6 +239,7 @@ class Node:
         self.reconnects += self.reconnects < self.connections_lost
         self._failures_in_a_row = 0
         self._lanes.append(lane)
+        self.generation += 1
         self._upkeep.opened(lane, begun_s)
         self._choose_preferred()
         self._admit_waiting()
@@ -330,6 +332,7 @@ class Node:
         """What was not sent goes back to the head of the line, in order; the owner decides on the rest."""
         if lane in self._lanes:
             self._lanes.remove(lane)
+            self.generation += 1
             self.connections_lost += 1
             self._pace_dials(lane)
         self._outdated.discard(lane)
@@ -346,6 +349,18 @@ class Node:
 
     def on_push(self, _lane: Lane, _message: list[Any] | Exception) -> None:
         return None
+
+    # -- reads of a replica ----------------------------------------------------------------------------------
+
+    def is_ready(self, now_s: float, patience_s: float) -> bool:
+        """A read sent now can be expected to be answered."""
+        lane = self._preferred
+        return lane is not None and lane.silent_for_s(now_s) <= patience_s and self._upkeep.may_read
+
+    def connect_soon(self) -> None:
+        """Open a lane if there is none, as soon as dials are allowed."""
+        if self._preferred is None:
+            self._ensure_lane()
 
     # -- dedicated connections -------------------------------------------------------------------------------
 
@@ -418,12 +433,14 @@ class Node:
     @property
     def busy(self) -> bool:
         """Somebody still needs this node."""
-        return bool(
-            self.in_flight
-            or self.waiting
-            or self.dedicated.connections > self.dedicated.idle
-            or self._dial_tasks
-        )
+        return bool(self.in_flight or self.waiting or self.dedicated.busy or self._dial_tasks)
+
+    def under_way(self) -> Iterator[Command]:
+        """What waits in line or is in a shared lane."""
+        yield from self.waiting
+        for lane in self._lanes:
+            yield from lane.in_flight
+            yield from lane.outbox
 
     @property
     def active(self) -> bool:

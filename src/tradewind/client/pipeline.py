@@ -129,7 +129,8 @@ class Transactions:
         if blocking is not None:
             command.deadline = command.created_s + blocking.seconds + core._timeouts.blocking_margin_s
         try:
-            return await core._value_of(watch.send(command), args, options)
+            with core._need_router().noted(slot, writes=spec.writes):
+                return await core._value_of(watch.send(command), args, options)
         except Exception as error:
             core._need_router().count(error)
             raise
@@ -152,7 +153,8 @@ class Transactions:
                 core._dispatch(transaction, self._call, writes=writes)
                 replies = await transaction.future
             else:
-                replies = await watch.execute(transaction, self._call.replicas if writes else 0)
+                with core._need_router().noted(slot, writes=writes):
+                    replies = await watch.execute(transaction, self._call.replicas if writes else 0)
         except Exception as error:
             if watch is not None:
                 core._need_router().count(error)

@@ -69,9 +69,9 @@ class Refresher:
         wait_s = max(0.0, self.begun_s + pause_s - time.monotonic())
         self._timer = asyncio.get_running_loop().call_later(wait_s, self._begin)
 
-    def if_old(self, now_s: float) -> None:
-        """The periodic refresh."""
-        if now_s - self.begun_s > self._timeouts.refresh_period_s:
+    def if_older(self, age_s: float) -> None:
+        """Have the map refreshed if that was last begun longer ago."""
+        if time.monotonic() - self.begun_s > age_s:
             self.soon()
 
     def _begin(self) -> None:

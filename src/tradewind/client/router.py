@@ -9,7 +9,7 @@ import random
 import time
 from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -49,6 +49,7 @@ from tradewind.client.watchdog import Watchdog, Watched
 
 if TYPE_CHECKING:
     from tradewind.client.commit import Committer
+    from tradewind.client.read_routing import ReadRouting
 
 DEFAULT_RETRY = RetryPolicy()
 START_BACKOFF_BASE_S = 0.05
@@ -89,6 +90,7 @@ class Router:
         self.committers: list[Committer] = []
         self.on_map = [on_map]
         self.retry = retry
+        self.reads: ReadRouting | None = None  # for clients that do not read from primaries alone
         self.closed = False
         self._closing = asyncio.Event()  # for those who pause
         self.commands = self.moved = self.asked = self.retries = self.refreshes = 0
@@ -116,7 +118,7 @@ class Router:
             count=self.count,
             rng=self._rng,
         )
-        self.refresh_soon = self._refresher.soon
+        self.refresh_soon, self.refresh_if_older = self._refresher.soon, self._refresher.if_older
 
     # -- the way of a command --------------------------------------------------------------------------------
 
@@ -125,10 +127,16 @@ class Router:
         node = command.pinned or self.slot_nodes[command.slot]
         if node is None:
             self.park(command)
-        else:
+        elif command.read_from is None or command.pinned is not None or self.reads is None:
             node.submit(command)
+        elif (reader := self.reads.node_for(command, node)) is not None:
+            reader.submit(command)
         if self.watchdog.timer is None:
             self.watchdog.start()
+
+    def noted(self, slot: int, *, writes: bool) -> AbstractContextManager[None]:
+        """Around a write that is not dispatched here."""
+        return self.reads.choice.writing(slot) if writes and self.reads is not None else nullcontext()
 
     def dispatch_again(self, command: Command) -> None:
         """As `dispatch`, by the way that the command first came: alone, or in a durable batch."""
@@ -150,6 +158,8 @@ class Router:
 
     def on_error_reply(self, node: Node, command: Command, error: Exception) -> None:
         """What an error reply leads to; see `policy.judge`."""
+        if self.reads is not None and self.reads.on_error_reply(node, command, error):
+            return
         try:
             target = self.learn(node, command, error)
         except Exception as answer:  # of redis-py, or UnicodeDecodeError
@@ -176,6 +186,8 @@ class Router:
         verdict = judge(error)
         if verdict is Verdict.FAIL:
             raise error
+        if self.reads is not None:
+            self.reads.look_for_move(command, error)
         if verdict is Verdict.RETRY_AND_REFRESH or (verdict is Verdict.MOVED and self._refreshes_when_moved):
             self.refresh_soon()
         if node is not None and isinstance(error, ReadOnlyError):
@@ -203,6 +215,8 @@ class Router:
             command.pinned = target
         else:
             self.moved += 1
+            if self.reads is not None and self.slot_nodes[error.slot_id] is not target:
+                self.reads.on_moved(error.slot_id)
             self.slot_nodes[error.slot_id] = target
         return target
 
@@ -211,6 +225,8 @@ class Router:
         self.refresh_soon()
         for command in sent:
             self.lost(node.name, command, error)
+        if self.reads is not None:
+            self.reads.on_lost(node)
 
     def lost(self, node_name: str, command: Command, error: Exception) -> None:
         """The command was sent and its connection ended without a reply."""
@@ -419,6 +435,13 @@ class Router:
     def _is_astray(self, node: Node, command: Command) -> bool:
         return command.pinned is None and self.slot_nodes[command.slot] is not node
 
+    def under_way(self) -> Iterator[Command]:
+        """The commands that have not been answered, but for those on dedicated connections of their own."""
+        yield from (*self._parked, *self._delayed)
+        holders: list[Node | Committer] = [*self.nodes.values(), *self.committers]
+        for holder in holders:
+            yield from holder.under_way()
+
     # -- the watchdog's view of what is parked here ----------------------------------------------------------
 
     def _watched(self) -> Iterator[Watched]:
@@ -456,8 +479,10 @@ class Router:
         self._parked = deque(command for command in self._parked if not command.future.done())
 
     def tick(self, now_s: float) -> None:
-        """The periodic refresh."""
-        self._refresher.if_old(now_s)
+        """The periodic refresh, and reads that could be answered elsewhere."""
+        self.refresh_if_older(self.timeouts.refresh_period_s)
+        if self.reads is not None:
+            self.reads.tick(now_s)
 
     # -- start and end ---------------------------------------------------------------------------------------
 
@@ -521,6 +546,8 @@ class Router:
         """Close every connection and tell everyone who waits."""
         self.close()
         await self._refresher.aclose()
+        if self.reads is not None:
+            await self.reads.aclose()
         await asyncio.gather(*(committer.aclose() for committer in self.committers))
         await asyncio.gather(*(node.aclose() for node in self.nodes.values()))
         for command in (*self._delayed, *self._parked):
@@ -545,6 +572,8 @@ class Router:
             delayed=len(self._delayed),
             parked=len(self._parked),
             waits=sum(node.waits for node in tuple(self.nodes.values())),
+            replica_reads=self.reads.from_replicas if self.reads else 0,
+            held_back_reads=self.reads.choice.held_back if self.reads else 0,
             errors=dict(self.errors),
             loop_stalls=self.watchdog.stalls,
             loop_stalled_s=self.watchdog.stalled_s,

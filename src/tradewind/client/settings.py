@@ -11,8 +11,12 @@ from redis.exceptions import RedisClusterException
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from tradewind.client.connect import ConnectionSettings, default_protocol
-from tradewind.client.policy import RetryPolicy
+from tradewind.client.policy import RetryPolicy, Timeouts
 from tradewind.client.tls import Tls
+
+CONNECT_TIMEOUT_S = 5.0
+# A short stall of a server costs its callers time, but no reconnect, however short they wait.
+SILENCE_S_MIN = 2.0
 
 # Arguments that do what redis-py means by them; where the way is another one, docs/client.md says which.
 HONOURED = frozenset(
@@ -32,10 +36,12 @@ HONOURED = frozenset(
         "legacy_responses",
         "lib_name",
         "lib_version",
+        "load_balancing_strategy",
         "max_connections",
         "password",
         "port",
         "protocol",
+        "read_from_replicas",
         "reinitialize_steps",
         "require_full_coverage",
         "retry",
@@ -70,14 +76,6 @@ def _asks_for_notifications(config: Any) -> bool:
 REFUSED: Mapping[str, tuple[Callable[[Any], bool], str]] = {
     "db": (lambda db: bool(int(db or 0)), "a cluster has one database, number 0; leave db out"),
     "path": (bool, "a cluster's nodes are reached by TCP, not by a Unix socket; leave path out"),
-    "read_from_replicas": (
-        bool,
-        "reading from replicas is not available in this release; leave the option out",
-    ),
-    "load_balancing_strategy": (
-        bool,
-        "reading from replicas is not available in this release; leave the option out",
-    ),
     "policy_resolver": (
         lambda resolver: type(resolver) is not AsyncStaticPolicyResolver,
         "commands are routed by the server's own COMMAND table, and a resolver could send a write past the "
@@ -143,6 +141,17 @@ def _error_replies(classes: Any) -> tuple[type[Exception], ...]:
     """Without those of a connection: that a connection ended is not a reply, and has rules of its own."""
     lost = (RedisConnectionError, RedisTimeoutError, OSError)
     return tuple(kind for kind in classes or () if not issubclass(kind, lost))
+
+
+def timeouts(kwargs: Mapping[str, Any], slow_command_s: float | None) -> Timeouts:
+    """From redis-py's `socket_timeout` and `socket_connect_timeout`, and our own argument."""
+    timeout, connect = kwargs.get("socket_timeout"), kwargs.get("socket_connect_timeout")
+    return Timeouts(
+        command_s=float("inf") if timeout is None else float(timeout),
+        connect_s=CONNECT_TIMEOUT_S if connect is None else float(connect),
+        silence_s=30.0 if timeout is None else max(float(timeout), SILENCE_S_MIN),
+        slow_s=float("inf") if slow_command_s is None else slow_command_s,
+    )
 
 
 def connection_settings(kwargs: Mapping[str, Any]) -> ConnectionSettings:

@@ -209,6 +209,9 @@ class Redis(ClientCore, redis.asyncio.Redis):  # type: ignore[misc]  # its bases
     def _slots_of_keys(self, _args: tuple[Any, ...]) -> set[int]:
         return {ONE_SLOT}
 
+    def _choose_reads(self) -> None:
+        raise DataError("read_from: a single server has no replicas that its client knows of")
+
     def _bound(self, call: CallOptions) -> BoundCalls:
         return ServerCalls(self, call)
 

@@ -58,6 +58,8 @@ class ClientStats:
     delayed: int = 0
     parked: int = 0
     waits: int = 0
+    replica_reads: int = 0
+    held_back_reads: int = 0
     errors: Mapping[str, int] = field(default_factory=dict)
     loop_stalls: int = 0
     loop_stalled_s: float = 0.0

@@ -17,7 +17,6 @@ from opentelemetry.metrics import CallbackOptions, Meter, MeterProvider, Observa
 from opentelemetry.trace import Span, SpanKind, Status, StatusCode, TracerProvider
 from redis.exceptions import RedisError, ResponseError
 
-from tradewind.client.calls import DEFAULT_CALL
 from tradewind.client.errors import TradewindError
 from tradewind.client.metrics import METRICS, Kind, Metric
 from tradewind.client.stats import ClientStats
@@ -71,7 +70,6 @@ class Telemetry:
         """Have the client's commands pass by here. Called by the client's constructor."""
         self._clients.add(client)
         client.intercept(
-            send=partial(_send_in_sight, client),
             dispatch=partial(self._dispatch, client, client._dispatch),
             block=partial(self._block, client, client._block),
         )
@@ -182,19 +180,6 @@ class Telemetry:
     ) -> Iterator[Observation]:
         for client in tuple(self._clients):
             yield from read(client.stats())
-
-
-def _send_in_sight(
-    client: "ClientCore", _router: object, args: tuple[Any, ...], _key: object, _repeatable: bool
-) -> "asyncio.Future[Any] | None":
-    """As the client's `_send`, without its short way past `_dispatch`."""
-    spec = client._spec(args)
-    slot = client._slot_of_call(spec, args)
-    if slot is None:
-        return None
-    command = client._command(spec, args, slot, {}, DEFAULT_CALL)
-    client._dispatch(command, DEFAULT_CALL, writes=spec.writes)
-    return command.future
 
 
 def _ended(end: Callable[[BaseException | None], None], future: "asyncio.Future[Any]") -> None:

@@ -1,5 +1,5 @@
 """What is sent for a connection's own sake: PING where nothing else is said, AUTH when credentials change,
-and, before the first reply is left out, whether it may be.
+READONLY where a replica is to answer reads, and, before the first reply is left out, whether it may be.
 
 These commands stand in the lane among all others, in line. No caller waits for them: they share the fate of
 their connection.
@@ -46,11 +46,15 @@ class Upkeep:
         self._timer: asyncio.TimerHandle | None = None
         self._auth: bytes | None = None
         self._auth_s = 0.0  # when those credentials came
+        self._read_only = False
+        self.may_read = True  # no server has refused READONLY
 
     def opened(self, lane: Lane, begun_s: float) -> None:
         """A lane is there whose dial began at this time: perhaps with credentials that are outdated now."""
         if self._auth is not None and begun_s < self._auth_s:
             self._send_auth(lane, self._auth)
+        if self._read_only:
+            self._send_read_only(lane)
         self._check_later()
 
     def stop(self) -> None:
@@ -79,6 +83,26 @@ class Upkeep:
 
     def _auth_refused(self, lane: Lane, error: BaseException) -> None:
         log.warning("%s: new credentials refused, going on with the former ones: %s", lane.name, error)
+        if isinstance(error, Exception):
+            self._on_refused(error)
+
+    def set_read_only(self, on: bool) -> None:
+        """Have the server answer reads while it is a replica, or (False) redirect them to its primary.
+
+        A server that is a primary had better not have it: were it demoted, it would go on answering what is
+        meant for the primary.
+        """
+        if on != self._read_only:
+            self._read_only = on
+            for lane in tuple(self._lanes()):
+                self._send_read_only(lane)
+
+    def _send_read_only(self, lane: Lane) -> None:
+        name = "READONLY" if self._read_only else "READWRITE"
+        self._send(lane, self._own_command(name, pack((name,)), self._read_only_refused))
+
+    def _read_only_refused(self, error: BaseException) -> None:
+        self.may_read = False
         if isinstance(error, Exception):
             self._on_refused(error)
 
