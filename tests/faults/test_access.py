@@ -83,7 +83,7 @@ async def test_a_user_who_is_gone_is_the_reason_and_the_next_credentials_are_tak
 ) -> None:
     wallet = Wallet("worker", "one")
     client = make_client(
-        guarded.nodes[0].port, credential_provider=wallet, decode_responses=True, socket_timeout=1.0
+        guarded.nodes[0].port, credential_provider=wallet, decode_responses=True, socket_timeout=0.6
     )
     keys = await _ready_on_all(client)
     await _acl(guarded, "DELUSER", "worker")  # which ends the user's connections

@@ -130,7 +130,7 @@ KINDS = pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP], ids=["e
 async def test_a_dead_cluster_under_load_is_told_in_time_and_costs_no_memory(
     fragile: EmbeddedCluster, make_client: MakeClient, how: int
 ) -> None:
-    assert await _dead_cluster(fragile, make_client, how, settling_s=1.5, seconds=2.0) < 0.2
+    assert await _dead_cluster(fragile, make_client, how, settling_s=1.0, seconds=1.5) < 0.2
 
 
 @pytest.mark.soak

@@ -107,11 +107,10 @@ async def test_a_million_calls_three_in_ten_cancelled(
 # -- the clock -----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("jump_s", [86_400.0, -86_400.0], ids=["a day ahead", "a day back"])
 async def test_a_jump_of_the_clock_changes_no_deadline(
-    fragile: EmbeddedCluster, make_client: MakeClient, monkeypatch: pytest.MonkeyPatch, jump_s: float
+    fragile: EmbeddedCluster, make_client: MakeClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of the clock on the wall: this process has another one for its deadlines."""
+    """Of the clock on the wall, a day ahead and a day back: deadlines go by another one."""
     client = make_client(fragile.nodes[0].port, decode_responses=True, socket_timeout=0.6)
     mine, other, _ = keys_of_each_shard(await client.initialize()).values()
     await asyncio.gather(client.set(mine, "v"), client.set(other, "v"))
@@ -122,8 +121,10 @@ async def test_a_jump_of_the_clock_changes_no_deadline(
     popper = asyncio.create_task(client.blpop([f"{{{other}}}:list"], 1))
     await asyncio.sleep(0.1)
     now = time.time
-    monkeypatch.setattr(time, "time", lambda: now() + jump_s)
-    assert await client.get(other) == "v"
+    for jump_s in (86_400.0, -86_400.0):
+        monkeypatch.setattr(time, "time", lambda jump_s=jump_s: now() + jump_s)
+        assert await client.get(other) == "v"
+        await asyncio.sleep(0.1)
     assert [type(error) for error in await calls] == [DeadlineExceeded, OutcomeUnknown]
     assert 0.5 < time.monotonic() - begun_s < 1.6
     assert await popper is None

@@ -59,7 +59,7 @@ async def test_a_certificate_for_another_name_is_the_reason(tls: TlsCluster, mak
 async def test_open_connections_outlive_a_bad_certificate_and_new_ones_wait_for_a_good_one(
     tls: TlsCluster, make_client: MakeClient, tmp_path: Path, fault: str
 ) -> None:
-    options = tls.options(decode_responses=True, socket_timeout=1.0)
+    options = tls.options(decode_responses=True, socket_timeout=0.6)
     client = make_client(tls.ports[0], **options)
     keys = await _ready_on_all(client)
     await tls.renew(_bad_certificate(tls, tmp_path, fault))
