@@ -12,6 +12,7 @@ from tradewind.client.errors import (
     OutcomeUnknown,
     Overloaded,
     SharedConnectionError,
+    SlotNotServed,
     TradewindError,
 )
 from tradewind.client.standalone import Redis
@@ -30,6 +31,7 @@ __all__ = [
     "Redis",
     "RedisCluster",
     "SharedConnectionError",
+    "SlotNotServed",
     "TradewindError",
     "__version__",
 ]

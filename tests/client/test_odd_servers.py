@@ -13,7 +13,14 @@ from tests.conftest import EmbeddedCluster
 from tests.support.client_fixtures import MakeClient
 from tests.support.fake_server import HANG_UP, HOST, SILENCE, FakeServer, _Connection, bulk
 from tests.support.proxy import FaultProxy, ProxiedCluster
-from tradewind import ClientClosed, ClusterNotReady, DeadlineExceeded, OutcomeUnknown, RedisCluster
+from tradewind import (
+    ClientClosed,
+    ClusterNotReady,
+    DeadlineExceeded,
+    OutcomeUnknown,
+    RedisCluster,
+    SlotNotServed,
+)
 from tradewind.embedded.ports import free_ports
 
 
@@ -307,8 +314,10 @@ async def test_a_cluster_with_holes_is_not_ready_unless_that_is_enough(
         await make_client(server.port, socket_connect_timeout=0.2)
     client = make_client(server.port, require_full_coverage=False, socket_timeout=0.2)
     assert await client.set("hello", 1)  # slot 866
-    with pytest.raises(ClusterNotReady, match="slot 12182 had no owner"):
+    with pytest.raises(SlotNotServed, match="slot 12182 had no owner") as failure:
         await client.set("foo", 1)
+    assert isinstance(failure.value, ClusterNotReady)
+    assert isinstance(failure.value, ClusterDownError)
 
 
 async def test_a_cluster_that_becomes_ready_in_time_is_waited_for(

@@ -153,6 +153,9 @@ async def test_a_node_of_redis_pys_accessors_runs_commands_over_the_shared_conne
     node = client.get_primaries()[0]
     assert await node.execute_command("PING")
     assert (await node.execute_command("CONFIG GET", "port"))["port"] == str(node.port)
+    assert len(await node.execute_command("CLUSTER SLOTS")) == 3  # as the server has it, not as the cluster's
+    await client.nodes_manager.initialize()
+    assert len(client.get_primaries()) == 3
     assert _dedicated(client) == 0
 
 

@@ -15,12 +15,12 @@ from tests.support.fake_server import HANG_UP, HOST, SILENCE, FakeServer
 from tests.support.waiting import eventually
 from tradewind import (
     ClientClosed,
-    ClusterNotReady,
     DeadlineExceeded,
     NodeUnavailable,
     OutcomeUnknown,
     Overloaded,
     RedisCluster,
+    SlotNotServed,
 )
 from tradewind.client.command import Command
 from tradewind.client.node import Node
@@ -83,8 +83,8 @@ async def test_a_slot_without_owner_is_counted(make_client: MakeClient) -> None:
         server.answer = lambda request: rows if request[0] == b"CLUSTER" else None
         client = make_client(server.port, socket_timeout=0.2, require_full_coverage=False)
         await client
-        assert await errors_of(client, client.get(UNSERVED)) == [ClusterNotReady]
-        assert client.stats().errors == {"ClusterNotReady": 1}
+        assert await errors_of(client, client.get(UNSERVED)) == [SlotNotServed]
+        assert client.stats().errors == {"SlotNotServed": 1}
 
 
 async def test_a_durable_write_is_counted_once_whoever_tells_its_caller_first(

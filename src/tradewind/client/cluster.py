@@ -5,6 +5,7 @@ This module finds out where a command of a cluster goes: by its keys, by redis-p
 """
 
 import asyncio
+import functools
 import random
 import weakref
 from collections.abc import Callable, Iterable, Mapping
@@ -156,7 +157,16 @@ class RedisCluster(ClientCore, RedisPyCluster):  # type: ignore[misc]  # its bas
 
     def _server_node(self, endpoint: Endpoint) -> ServerNode:
         pool = self._pool(endpoint, lasting=False)
-        return ServerNode(endpoint, pool, self.connection_kwargs, self.execute_command)
+        return ServerNode(
+            endpoint, pool, self.connection_kwargs, functools.partial(self._execute_on, endpoint)
+        )
+
+    async def _execute_on(self, endpoint: Endpoint, *args: Any, **options: Any) -> Any:
+        """One node's own answer, which is not made into one of the cluster's."""
+        if self._initialize:
+            await self.initialize()
+        node = self._need_router().node(endpoint)
+        return await self._run(self._spec(args), args, -1, node, options, DEFAULT_CALL)
 
     def _tell_listeners(self) -> None:
         """Of a new slots cache, as redis-py 8 does: its ClusterPubSub is one, callers may have others."""

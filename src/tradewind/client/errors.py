@@ -10,6 +10,7 @@ was reached. Each is also one of redis-py's classes, so that code written for re
         DeadlineExceeded        (TimeoutError)     a read, or a write that was never sent, ran out of time
         NodeUnavailable         (ConnectionError)  no connection to the node could be made before the deadline
         ClusterNotReady         (ConnectionError)  the cluster's slots could not be learnt
+          SlotNotServed         (ClusterDownError) a key's slot had no owner
         OutcomeUnknown          (ConnectionError)  a write was sent, no reply came: it may have run, once
         ClientClosed            (ConnectionError)  the client was closed while the command waited
         SharedConnectionError   (RedisError)       not possible on a connection that others share
@@ -17,8 +18,8 @@ was reached. Each is also one of redis-py's classes, so that code written for re
 
 from collections.abc import Mapping
 
+from redis.exceptions import ClusterDownError, RedisError
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import RedisError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 __all__ = [
@@ -29,6 +30,7 @@ __all__ = [
     "OutcomeUnknown",
     "Overloaded",
     "SharedConnectionError",
+    "SlotNotServed",
     "TradewindError",
 ]
 
@@ -61,6 +63,14 @@ class ClusterNotReady(TradewindError, RedisConnectionError):
     def __init__(self, message: str, reasons: Mapping[str, str] | None = None) -> None:
         super().__init__(message)
         self.reasons = dict(reasons or {})
+
+
+class SlotNotServed(ClusterNotReady, ClusterDownError):
+    """The slot of the key had no owner until the deadline. Nothing was sent."""
+
+    def __init__(self, message: str) -> None:
+        ClusterDownError.__init__(self, message)  # the constructors of its two bases do not go together
+        self.reasons = {}
 
 
 class OutcomeUnknown(TradewindError, RedisConnectionError):

@@ -235,7 +235,7 @@ class ServerNode(ClusterNode):
     """redis-py's name for a server of the cluster, in `get_nodes()` and the like; it has no connections.
 
     What redis-py's own classes take from it is a dedicated connection. A command goes by `execute`, the
-    client's way for commands with `target_nodes`.
+    client's way to this node.
     """
 
     def __init__(
@@ -251,7 +251,7 @@ class ServerNode(ClusterNode):
 
     async def execute_command(self, *args: Any, asking: bool = False, **kwargs: Any) -> Any:
         """As redis-py's, over the shared connections; redirects are followed, so `asking` says nothing."""
-        return await self._execute(*args, target_nodes=self, **kwargs)
+        return await self._execute(*args, **kwargs)
 
     def acquire_connection(self) -> DedicatedConnection:
         """A connection that gets its right, and dials, when it is first used."""

@@ -24,6 +24,7 @@ from tradewind.client.errors import (
     DeadlineExceeded,
     NodeUnavailable,
     Overloaded,
+    SlotNotServed,
 )
 from tradewind.client.exclusive import ConnectionLost
 from tradewind.client.meter import SlowLog
@@ -471,7 +472,7 @@ class Router:
             return
         for command in self._parked:
             if command.deadline <= now_s:
-                error = ClusterNotReady(
+                error = SlotNotServed(
                     f"slot {command.slot} had no owner until the deadline of {command.name}; nothing was "
                     f"sent; last refresh: {self._refresher.last_error or 'answered'}"
                 )
