@@ -40,12 +40,7 @@ from tradewind.client.policy import (
 )
 from tradewind.client.refresh import Answer, Question, Refresher
 from tradewind.client.stats import ClientStats
-from tradewind.client.topology import (
-    SLOT_COUNT,
-    Endpoint,
-    SlotMap,
-    Topology,
-)
+from tradewind.client.topology import SLOT_COUNT, Endpoint, SlotMap, Topology
 from tradewind.client.watchdog import Watchdog, Watched
 
 if TYPE_CHECKING:
