@@ -483,6 +483,22 @@ async def test_an_exec_whose_reply_is_lost_is_unknown_and_runs_once(
         assert dedicated(client)[1] == 0
 
 
+async def test_with_redis_pys_retries_an_exec_whose_reply_is_lost_is_begun_anew_and_runs_twice(
+    clean_cluster: EmbeddedCluster, make_client: MakeClient
+) -> None:
+    async with ProxiedCluster([node.port for node in clean_cluster.nodes]) as network:
+        client = make_client(network.port, address_remap=network.address_remap, retry="always")
+
+        def add(pipe: Any) -> None:
+            pipe.multi()
+            pipe.incr("{t}a")
+
+        await client.get("{t}a")
+        lost = LostReply(network, b"QUEUED")
+        assert await client.transaction(add, "{t}a") == [2]
+        assert lost.times == 1
+
+
 async def test_closing_the_client_ends_a_watch(client: RedisCluster) -> None:
     pipe = client.pipeline(transaction=True)
     await pipe.watch("{t}a")
