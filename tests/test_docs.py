@@ -158,7 +158,7 @@ def test_the_table_of_metrics_is_complete() -> None:
 def test_the_table_of_errors_is_complete() -> None:
     documented = {
         CODE.findall(name)[0]: CODE.findall(also)[0]
-        for name, also, *_ in _rows(_section(CLIENT_PAGE, "Errors"), "error")
+        for name, also, *_ in _rows(_section(ROOT / "docs" / "retries.md", "Errors"), "error")
     }
     assert documented.keys() == set(errors.__all__) - {"TradewindError"}
     for name, also in documented.items():
@@ -182,18 +182,20 @@ TIMEOUTS = policy.Timeouts()
 
 
 FIGURES = {
-    "client.md": (
+    "limits.md": (
         f"being opened at once | {LIMITS.dials_max} |",
         f"idle dedicated connection | {LIMITS.dedicated_idle_s_max:.0f} s |",
         f"one durable batch | {commit.BATCH_MAX}, {commit.BATCH_BYTES_MAX >> 20} MiB |",
         f"| {LIMITS.redirects_in_a_row_max} in a row, then with pauses, {LIMITS.redirects_max} in all |",
         f"channels of one subscription | {subscription.CHANNELS_MAX}, over all nodes |",
         f"one refresh in {TIMEOUTS.refresh_interval_s} s",
-        f"from {policy.BACKOFF_BASE_S * 1000:.0f} ms to {policy.BACKOFF_CAP_S:.0f} s",
         f"own timeout plus {TIMEOUTS.blocking_margin_s:.0f} s",
+    ),
+    "retries.md": (f"from {policy.BACKOFF_BASE_S * 1000:.0f} ms to {policy.BACKOFF_CAP_S:.0f} s",),
+    "durability.md": (f"barrier may take {commit.WAIT_MS / 1000:.0f} s at the server",),
+    "client.md": (
         f"and {TIMEOUTS.refresh_period_s:.0f} s without a refresh",
         f"silent for {TIMEOUTS.suspect_s:.0f} s",
-        f"barrier may take {commit.WAIT_MS / 1000:.0f} s at the server",
     ),
     "engine.md": (
         f"({keys.PARTITIONS_DEFAULT} unless another is asked for, at most {keys.PARTITIONS_MAX})",

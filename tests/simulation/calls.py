@@ -37,7 +37,7 @@ KINDS = (
     "pipeline", "transaction", "transaction", "watched", "durable transaction",
 )  # fmt: skip
 WATCHDOG_S = 0.1 + 0.06  # a tick, and the rounds in which the sockets are drained
-BLOCKING_MARGIN_S = 5.0  # docs/client.md, "Blocking commands"
+BLOCKING_MARGIN_S = 5.0  # docs/limits.md, "Blocking commands"
 NOTHING_SENT = (Overloaded, NodeUnavailable, ClusterNotReady, ClientClosed, SharedConnectionError)
 REFUSED = (
     ClusterDownError,

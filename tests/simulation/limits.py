@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from tests.simulation.world import World
 
-DEDICATED_DIALS_MAX = 4  # docs/client.md, "Limits"
+DEDICATED_DIALS_MAX = 4  # docs/limits.md
 TURNS_BETWEEN_LOOKS = 5  # at the stats, which take long to make
 ROW_MAX = 5  # what goes together goes when there is room for one: ASKING, MULTI, two commands, EXEC
 

@@ -1,6 +1,6 @@
 """Limits, deadlines, and what may run again: the decisions, without any I/O.
 
-A command that failed is in one of three states (docs/client.md, "Retries"):
+A command that failed is in one of three states (docs/retries.md):
 
     not sent                       -> anyone may try again
     refused by the server          -> it was not executed: follow the redirect, or try again later
