@@ -31,7 +31,11 @@ class Server:
         return self._folder / "server.sock"
 
     async def __aenter__(self) -> "Server":
-        await self.start()
+        try:
+            await self.start()
+        except BaseException:
+            await self.stop()
+            raise
         return self
 
     async def __aexit__(

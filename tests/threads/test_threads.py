@@ -197,6 +197,14 @@ def test_from_url_and_pools(server: Server) -> None:
         assert client.client_info()["db"] == 5
 
 
+def test_a_subscription_may_be_the_first_use(port: int, make_blocking: MakeBlocking) -> None:
+    client = make_blocking(RedisCluster, port)
+    with client.pubsub() as subscription:
+        subscription.subscribe("first")
+        assert subscription.get_message(timeout=5)["type"] == "subscribe"
+    assert client.nodes_manager.connection_kwargs["decode_responses"] is False
+
+
 def test_a_cluster_from_url_or_nodes(port: int) -> None:
     with RedisCluster.from_url(f"redis://127.0.0.1:{port}", decode_responses=True) as client:
         assert client.set("a", 1)

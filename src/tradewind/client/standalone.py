@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, Self, cast
 import redis.asyncio
 from redis._parsers import Encoder
 from redis.asyncio.client import Monitor, PubSub
+from redis.asyncio.client import Redis as PlainRedis  # programs may put ours in its place
 from redis.asyncio.connection import (
     Connection,
     ConnectionPool,
@@ -234,13 +235,13 @@ class Redis(ClientCore, redis.asyncio.Redis):  # type: ignore[misc]  # its bases
         """redis-py's, on a dedicated connection."""
         return Monitor(self.connection_pool)
 
-    def client(self) -> redis.asyncio.Redis:
+    def client(self) -> PlainRedis:
         """redis-py's own client on one dedicated connection, for what changes its connection (SELECT, WATCH).
 
         One task at a time uses it. It takes its connection at the first command and gives it back with
         `aclose()`, or at the end of `async with`; errors are redis-py's.
         """
-        return redis.asyncio.Redis(connection_pool=self.connection_pool, single_connection_client=True)
+        return PlainRedis(connection_pool=self.connection_pool, single_connection_client=True)
 
     def pipeline(self, transaction: bool = True, shard_hint: Any | None = None) -> ServerPipeline:
         """See `ServerPipeline`."""

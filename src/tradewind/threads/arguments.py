@@ -14,6 +14,8 @@ from tradewind.client.standalone import MAINTENANCE, OWN_ARGUMENTS
 from tradewind.threads.pool import BLOCKING_CLASSES, DedicatedPool
 
 ASYNC_CLASSES = {blocking: of_async for of_async, blocking in BLOCKING_CLASSES.items()}
+# Looked up once: a program may put our classes in their place.
+CLUSTER_CONSTRUCTOR, SERVER_CONSTRUCTOR = redis.RedisCluster.__init__, redis.Redis.__init__
 # Only the blocking classes have these, for their own connections.
 REFUSED: Mapping[str, str] = {
     "cache": "client-side caching is not available in this release",
@@ -31,7 +33,7 @@ def async_cluster_arguments(
     args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> tuple[str | None, dict[str, Any]]:
     """The URL, if there is one, and the arguments of `tradewind.RedisCluster`."""
-    given = _named(redis.RedisCluster.__init__, args, kwargs)
+    given = _named(CLUSTER_CONSTRUCTOR, args, kwargs)
     url = given.pop("url", None)
     if given.get("startup_nodes"):
         given["startup_nodes"] = [
@@ -42,7 +44,7 @@ def async_cluster_arguments(
 
 def async_server_arguments(args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
     """The arguments of `tradewind.Redis`."""
-    given = _named(redis.Redis.__init__, args, kwargs)
+    given = _named(SERVER_CONSTRUCTOR, args, kwargs)
     pool = given.get("connection_pool")
     if isinstance(pool, DedicatedPool):
         given["connection_pool"] = pool.core.connection_pool  # type: ignore[attr-defined]  # of a Redis

@@ -8,6 +8,7 @@ import redis
 import redis.asyncio.cluster
 import redis.cluster
 import redis.event
+from redis.client import Redis as PlainRedis  # so named, programs may put ours in its place
 from redis.event import EventDispatcher
 
 import tradewind
@@ -39,9 +40,7 @@ class ServerNode(redis.cluster.ClusterNode):
     def __init__(self, core: ClusterCore, named: redis.asyncio.cluster.ClusterNode) -> None:
         endpoint = Endpoint(named.host, int(named.port))
         commands, subscriptions = (
-            redis.Redis(
-                connection_pool=DedicatedPool(core, endpoint, core.connection_kwargs, lasting=lasting)
-            )
+            PlainRedis(connection_pool=DedicatedPool(core, endpoint, core.connection_kwargs, lasting=lasting))
             for lasting in (False, True)
         )
         super().__init__(named.host, named.port, named.server_type, commands)  # type: ignore[no-untyped-call]
@@ -57,7 +56,7 @@ class _ForSubscriptions:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._cluster, name)
 
-    def get_redis_connection(self, node: ServerNode) -> redis.Redis:
+    def get_redis_connection(self, node: ServerNode) -> PlainRedis:
         return node.subscriptions
 
 
@@ -70,6 +69,15 @@ class NodesView:
         self._event_dispatcher = EventDispatcher()
         if AfterSlotsCacheRefreshEvent is not None:
             core.slots_changed = lambda: self._event_dispatcher.dispatch(AfterSlotsCacheRefreshEvent())
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._core.nodes_manager, name)
+
+    def known(self) -> ClusterCore:
+        """The async client, knowing the slot map."""
+        if self._core._router is None:
+            background().run(self._core.initialize)
+        return self._core
 
     def show(self, named: redis.asyncio.cluster.ClusterNode | None) -> ServerNode | None:
         """The node of that name, made when it is first asked for."""
@@ -84,14 +92,12 @@ class NodesView:
     @property
     def nodes_cache(self) -> dict[str, ServerNode]:
         """By name."""
-        return {name: cast(ServerNode, self.show(node)) for name, node in self._named().items()}
-
-    def _named(self) -> Mapping[str, redis.asyncio.cluster.ClusterNode]:
-        return self._core.nodes_manager.nodes_cache
+        named = self.known().nodes_manager.nodes_cache
+        return {name: cast(ServerNode, self.show(node)) for name, node in named.items()}
 
     def get_node_from_slot(self, slot: int, *_choice: Any, **_more: Any) -> ServerNode | None:
         """The slot's primary."""
-        return self.show(self._core.nodes_manager.get_node_from_slot(slot))
+        return self.show(self.known().nodes_manager.get_node_from_slot(slot))
 
 
 class RedisCluster(BlockingCalls[ClusterCore], redis.RedisCluster):
@@ -105,11 +111,12 @@ class RedisCluster(BlockingCalls[ClusterCore], redis.RedisCluster):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         url, given = async_cluster_arguments(args, kwargs)
         self._core = ClusterCore.from_url(url, **given) if url else ClusterCore(**given)
-        self.nodes_manager = NodesView(self._core)  # type: ignore[assignment]  # as much of it as is asked for
+        self._nodes = NodesView(self._core)
+        self.nodes_manager = cast(Any, self._nodes)  # as much of it as is asked for
         self.encoder = self._core.encoder
         self.read_from_replicas = False
         self.load_balancing_strategy = None
-        self._event_dispatcher = self.nodes_manager._event_dispatcher
+        self._event_dispatcher = self._nodes._event_dispatcher
         self.retry = cast(Any, self._core.retry)
         self.command_flags = self._core.command_flags
         self.cluster_response_callbacks = cast(Any, self._core.response_callbacks)
@@ -152,16 +159,13 @@ class RedisCluster(BlockingCalls[ClusterCore], redis.RedisCluster):
     # -- nodes -----------------------------------------------------------------------------------------------
 
     def _known(self) -> ClusterCore:
-        """The async client, knowing the slot map."""
-        if self._core._router is None:
-            self.initialize()
-        return self._core
+        return self._nodes.known()
 
     def _show(self, nodes: Iterable[redis.asyncio.cluster.ClusterNode]) -> list[Any]:
-        return [self.nodes_manager.show(node) for node in nodes]  # type: ignore[attr-defined]
+        return [self._nodes.show(node) for node in nodes]
 
     def _show_one(self, node: redis.asyncio.cluster.ClusterNode | None) -> Any:
-        return self.nodes_manager.show(node)  # type: ignore[attr-defined]
+        return self._nodes.show(node)
 
     def get_nodes(self) -> list[Any]:
         """As redis-py's."""
@@ -200,9 +204,9 @@ class RedisCluster(BlockingCalls[ClusterCore], redis.RedisCluster):
         """As redis-py's."""
         return self._show_one(self._known().get_node_from_key(key, replica))
 
-    def get_redis_connection(self, node: Any) -> redis.Redis:
+    def get_redis_connection(self, node: Any) -> PlainRedis:
         """A client of redis-py's for one node, on dedicated connections."""
-        connection: redis.Redis = node.redis_connection
+        connection: PlainRedis = node.redis_connection
         return connection
 
     def get_connection_kwargs(self) -> dict[str, Any]:

@@ -4,6 +4,7 @@ import inspect
 from typing import Any, Self
 
 import redis.client
+from redis.commands.core import BitFieldOperation
 
 from tradewind.threads.background import background
 
@@ -39,6 +40,14 @@ class Pipeline:
 
         answer = background().run(wait)
         return self if answer is self._pipe else answer
+
+    def bitfield(self, key: Any, default_overflow: Any = None) -> BitFieldOperation:
+        """As redis-py's; what it collects is added to this pipeline."""
+        return BitFieldOperation(self, key, default_overflow)  # type: ignore[arg-type]  # all that it asks for
+
+    def close(self) -> None:
+        """Forget what was collected, and watch nothing any more."""
+        self.reset()
 
     def __len__(self) -> int:
         return len(self._pipe)

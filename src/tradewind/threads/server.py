@@ -4,6 +4,7 @@ from typing import Any, Self, cast
 
 import redis
 from redis.client import Monitor, PubSub
+from redis.client import Redis as PlainRedis  # programs may put ours in its place
 from redis.connection import ConnectionPool
 
 import tradewind
@@ -55,9 +56,9 @@ class Redis(BlockingCalls["tradewind.Redis"], redis.Redis):
         """redis-py's, on a dedicated connection."""
         return Monitor(self.connection_pool)  # type: ignore[no-untyped-call]
 
-    def client(self) -> redis.Redis:
+    def client(self) -> PlainRedis:
         """redis-py's own client on one dedicated connection, for what changes it (SELECT, WATCH)."""
-        return redis.Redis(connection_pool=self.connection_pool, single_connection_client=True)
+        return PlainRedis(connection_pool=self.connection_pool, single_connection_client=True)
 
     def pipeline(  # type: ignore[override]  # it is one to redis-py's eyes
         self, transaction: bool = True, shard_hint: Any | None = None
