@@ -15,7 +15,7 @@ from redis.exceptions import RedisError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from tradewind.client.exclusive import EXCLUSIVE_OWNER, ConnectionLost, exclusive_submit
-from tradewind.client.forked import let_go_in_children
+from tradewind.client.forked import drop_socket_in_children, let_go_in_children
 from tradewind.client.lane import Lane, LaneProtocol
 from tradewind.client.tls import Tls, is_name_mismatch, names_to_check
 from tradewind.client.topology import Endpoint
@@ -125,6 +125,7 @@ async def _dial(
     if settings.read_bytes_max is not None and hasattr(transport, "max_size"):
         transport.max_size = settings.read_bytes_max  # of asyncio's own transports
     _set_socket_options(transport.get_extra_info("socket"), settings)
+    drop_socket_in_children(transport)
     return transport
 
 

@@ -2,9 +2,11 @@
 
 Parent and child share the sockets and, with epoll, even the list of what the event loop listens to: to close
 a connection in the child makes the parent deaf on it. So clients forget there what they hold, and open
-connections of their own when they are used.
+connections of their own when they are used. The child's copies of the sockets are exchanged for /dev/null, so
+that a connection which the parent closes is closed for the server as well, however long the child lives.
 """
 
+import asyncio
 import os
 import weakref
 from typing import Protocol
@@ -18,6 +20,7 @@ class Holder(Protocol):
 
 
 _holders: "weakref.WeakSet[Holder]" = weakref.WeakSet()
+_transports: weakref.WeakSet[asyncio.BaseTransport] = weakref.WeakSet()
 _left_alone: list[object] = []  # in a child: what is the parent's
 
 
@@ -26,8 +29,22 @@ def let_go_in_children(holder: Holder) -> None:
     _holders.add(holder)
 
 
+def drop_socket_in_children(transport: asyncio.BaseTransport) -> None:
+    """Have every child that is forked while the connection is open give up its copy of the socket."""
+    _transports.add(transport)
+
+
 def _in_child() -> None:
     _left_alone.extend([holder.let_go() for holder in list(_holders)])
+    transports = list(_transports)
+    _left_alone.extend(transports)
+    _transports.clear()
+    null = os.open(os.devnull, os.O_RDWR)
+    for transport in transports:
+        sock = transport.get_extra_info("socket")
+        if sock is not None and sock.fileno() >= 0:
+            os.dup2(null, sock.fileno(), inheritable=False)
+    os.close(null)
 
 
 if hasattr(os, "register_at_fork"):
