@@ -20,9 +20,11 @@ from redis.exceptions import (
 from tests.conftest import EmbeddedCluster
 from tests.support.client_fixtures import MakeClient
 from tests.support.clients import check_idle
+from tests.support.fake_server import SILENCE, FakeServer
 from tests.support.proxy import ProxiedCluster
 from tests.support.waiting import eventually
 from tradewind import DeadlineExceeded, OutcomeUnknown, Overloaded, RedisCluster, SharedConnectionError
+from tradewind.client.lane import LaneProtocol
 from tradewind.embedded.survey import Admin
 
 # -- without WATCH -------------------------------------------------------------------------------------------
@@ -432,6 +434,30 @@ async def test_a_cancelled_watcher_leaves_nothing_behind(
         assert await other.set("{t}b", 1).execute() == [True], "a watch was left on the connection"
 
 
+async def test_a_watcher_cancelled_as_the_reply_comes_leaves_no_watch_behind(
+    client: RedisCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await client.set("{t}a", 1)
+    async with client.pipeline(transaction=True) as pipe:
+        await pipe.watch("{t}b")  # so that there is a connection, and the next that comes is the reply
+    task = asyncio.ensure_future(client.pipeline(transaction=True).watch("{t}a"))
+    receive = LaneProtocol.data_received
+
+    def receive_and_cancel(protocol: LaneProtocol, data: bytes) -> None:
+        receive(protocol, data)
+        task.cancel()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(LaneProtocol, "data_received", receive_and_cancel)
+        await asyncio.gather(task, return_exceptions=True)
+    assert task.cancelled()
+    async with client.pipeline(transaction=True) as other:
+        await other.watch("{t}b")
+        await client.set("{t}a", 2)
+        other.multi()
+        assert await other.set("{t}b", 1).execute() == [True], "a watch was left on the connection"
+
+
 async def test_a_watcher_that_is_forgotten_leaves_nothing_behind(client: RedisCluster) -> None:
     pipe = client.pipeline(transaction=True)
     await pipe.watch("{t}a")
@@ -507,6 +533,21 @@ async def test_closing_the_client_ends_a_watch(client: RedisCluster) -> None:
     with pytest.raises(RedisError):
         await pipe.set("{t}a", 1).execute()
     await pipe.reset()
+
+
+async def test_closing_the_client_after_exec_was_sent_leaves_its_outcome_unknown(
+    make_client: MakeClient,
+) -> None:
+    async with FakeServer(lambda request: SILENCE if request[0] == b"EXEC" else None) as server:
+        client = make_client(server.port)
+        pipe = client.pipeline(transaction=True)
+        await pipe.watch("{t}a")
+        pipe.multi()
+        told = asyncio.ensure_future(pipe.incr("{t}a").execute())
+        await eventually(lambda: server.count(b"EXEC") == 1)
+        await client.aclose()
+        with pytest.raises(OutcomeUnknown, match="EXEC was sent"):
+            await told
 
 
 # -- views ---------------------------------------------------------------------------------------------------

@@ -59,6 +59,7 @@ COMMANDS = array(
     _command("set", "write"),
     _command("incrby", "write"),
     _command("blpop", "blocking"),
+    _command("watch", "readonly"),
 )
 
 

@@ -90,6 +90,12 @@ async def _outcome(
         return error
 
 
+def _count(core: "ClientCore", error: Exception) -> None:
+    """What a caller is told here. The client may have been closed meanwhile: that is not what is told."""
+    if core._router is not None:
+        core._router.count(error)
+
+
 class Transactions:
     """The transactions of one pipeline, one after the other: what is watched, and what EXEC brings."""
 
@@ -114,7 +120,7 @@ class Transactions:
         try:
             self._watch = await begin_watch(core._need_router(), command)
         except Exception as error:
-            core._need_router().count(error)
+            _count(core, error)
             raise
         return True
 
@@ -132,7 +138,7 @@ class Transactions:
             with core._need_router().noted(slot, writes=spec.writes):
                 return await core._value_of(watch.send(command), args, options)
         except Exception as error:
-            core._need_router().count(error)
+            _count(core, error)
             raise
         finally:
             if watch.is_over:
@@ -157,7 +163,7 @@ class Transactions:
                     replies = await watch.execute(transaction, self._call.replicas if writes else 0)
         except Exception as error:
             if watch is not None:
-                core._need_router().count(error)
+                _count(core, error)
             number = transaction.refused_number(error)
             if number is not None:
                 explain(error, number, sent[number - 1][0])

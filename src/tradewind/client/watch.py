@@ -152,15 +152,16 @@ class Watch:
 
     async def close(self) -> None:
         """Watch nothing any more, and give the connection back; if it cannot say so soon, it is closed."""
-        lane = self._lane
+        lane, confirmed = self._lane, False
         try:
             if lane is not None and lane.state is LaneState.OPEN and not lane.load:
                 reply = exclusive_submit(lane, ("UNWATCH",))
                 answered = await answered_by(reply, time.monotonic() + UNWATCH_S)
-                if not answered or reply.exception() is not None:
-                    give_up(reply)
-                    lane.close(ClientClosed(f"{lane.name}: UNWATCH was not confirmed"))
+                give_up(reply)
+                confirmed = answered and reply.exception() is None
         finally:
+            if lane is not None and not confirmed:
+                lane.close(ClientClosed(f"{lane.name}: UNWATCH was not confirmed"))
             self._give_back()
 
     def _give_back(self) -> None:
@@ -187,7 +188,9 @@ async def begin_watch(router: "Router", command: Command) -> Watch:
         watch = Watch(router, node, lane, asking=asking)
         try:
             await watch._reply(command, command.deadline)
-        except BaseException:
+        except BaseException as error:
+            if not isinstance(error, RedisError):  # cancelled, perhaps as the reply came: it may be watching
+                lane.close(ClientClosed(f"{lane.name}: WATCH was given up"))
             watch._give_back()
             raise
         return watch
