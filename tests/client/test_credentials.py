@@ -127,7 +127,7 @@ async def test_open_connections_take_new_credentials_in_line_and_drop_nothing(
     await stream.switch("ben")
     assert await asyncio.gather(*calls) == [2] * 100
     assert await who(client) == "ben"
-    await client.spublish("news", "still here")
+    await client.execute_command("SPUBLISH", "news", "still here")
     await eventually(lambda: received == [b"still here"])
     await client.rpush("queue", "late")
     assert await blocked == ["queue", "late"] or await blocked == ("queue", "late")

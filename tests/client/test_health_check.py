@@ -1,6 +1,9 @@
-"""`health_check_interval`: no connection is silent for longer, and one that has gone is noticed by itself."""
+"""`health_check_interval`: no connection is silent for longer, and one that has gone is noticed by itself.
+`connection_age_s_max`: none is older.
+"""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 
 import pytest
@@ -90,8 +93,34 @@ async def test_a_subscription_is_kept_alive_as_well(
     subscription = await client.sharded_subscription(lambda _channel, data: received.append(data))
     await subscription.subscribe(["news"])
     for number in range(20):
-        await client.spublish("news", b"\xff%d" % number)
+        await client.execute_command("SPUBLISH", "news", b"\xff%d" % number)
         await asyncio.sleep(0.02)
     await eventually(lambda: received == [b"\xff%d" % number for number in range(20)])
     assert not client.stats().errors
     await subscription.aclose()
+
+
+async def test_an_old_connection_is_made_anew_and_costs_no_call(
+    server: FakeServer, make_client: MakeClient
+) -> None:
+    client = make_client(server.port, connection_age_s_max=2.0)
+    await client.initialize()
+    made, ends_s = server.connections_made, time.monotonic() + 20
+
+    async def call() -> None:
+        while server.connections_made < made + 2 and time.monotonic() < ends_s:
+            assert await client.get("key") == b"v"
+            await asyncio.sleep(0.001)
+
+    await asyncio.gather(*(call() for _ in range(20)))
+    assert server.connections_made == made + 2
+    stats = client.stats()
+    assert not stats.errors
+    assert stats.retries == 0
+    assert sum(node.connections_lost for node in stats.nodes) == 0
+    await eventually(lambda: lanes(client) == 1)
+
+
+def test_too_short_a_life_is_refused() -> None:
+    with pytest.raises(ValueError, match="it must be at least 2 s"):
+        RedisCluster(host="127.0.0.1", connection_age_s_max=0.1)

@@ -9,7 +9,7 @@ import functools
 import time
 from abc import abstractmethod
 from binascii import crc_hqx
-from collections.abc import Awaitable, Callable, Coroutine, Generator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Self
 
 import hiredis
@@ -76,6 +76,7 @@ class ClientCore(OffersViews):
         in_flight_bytes_max: int,
         retry: RetryPolicy,
         slow_command_s: float | None,
+        connection_age_s_max: float | None,
         telemetry: "Telemetry | bool | None",
         read_from: ReadFrom = "primary",
         read_your_writes: bool = True,
@@ -89,7 +90,7 @@ class ClientCore(OffersViews):
         )
         self._timeouts = timeouts(connection_kwargs, slow_command_s)
         self._timeout_s = self._timeouts.command_s
-        self._settings = connection_settings(connection_kwargs)
+        self._settings = connection_settings(connection_kwargs, connection_age_s_max)
         self._retry_policy = retry
         self._read_from: ReadFrom = read_from
         self._read_your_writes = read_your_writes
@@ -470,16 +471,10 @@ class ClientCore(OffersViews):
         """Run a blocking command on a connection of its own, and give back the reply."""
         return await run_blocking(self._need_router(), command, blocking, self._pack)
 
-    def intercept(
-        self,
-        *,
-        dispatch: Callable[..., None],
-        block: Callable[..., Coroutine[Any, Any, Any]],
-    ) -> None:
-        """For telemetry: every command passes one of these."""
+    def intercept(self, **ways: Callable[..., Any]) -> None:
+        """For telemetry: in place of `_dispatch` and `_block`, one of which every command then passes."""
         self._leave_short_ways()
-        self._dispatch = dispatch  # type: ignore[method-assign]
-        self._block = block  # type: ignore[method-assign]
+        vars(self).update(ways)
 
     async def _value_of(self, reply: Awaitable[Any], args: tuple[Any, ...], options: dict[str, Any]) -> Any:
         """Wait for a command's reply, and give redis-py's value for it."""

@@ -49,6 +49,7 @@ class ConnectionSettings:
     encoding_errors: str = "strict"
     connect_s: float = 5.0
     read_bytes_max: int | None = None  # at once; None leaves it to the event loop
+    age_s_max: float = float("inf")  # then another connection is made in its place
     health_check_s: float = 0.0  # a connection is not silent for longer; 0 sends nothing by itself
 
 

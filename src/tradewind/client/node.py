@@ -118,14 +118,16 @@ class Node:
             idle_s_max=min(limits.dedicated_idle_s_max, settings.health_check_s or float("inf")),
             open_connection=self._open_dedicated,
         )
-        self._upkeep = Upkeep(
-            self._upkeep_lanes,
-            send=self._send_upkeep,
-            interval_s=settings.health_check_s,
+        self.upkeep = Upkeep(
+            self._lanes,
+            self.dedicated,
+            settings=settings,
             answer_s=timeouts.silence_s,
+            send=self._send_upkeep,
+            renew=self.renew_connections,
             on_refused=owner.count,
+            rng=rng,
         )
-        self.set_read_only = self._upkeep.set_read_only
         self._closed: ClientClosed | None = None
 
     # -- shared lanes ----------------------------------------------------------------------------------------
@@ -182,7 +184,7 @@ class Node:
         if lane is None:
             return True
         if lane.may_skip_replies is None:
-            self._upkeep.ask_to_skip_replies(lane)
+            self.upkeep.ask_to_skip_replies(lane)
         return bool(lane.may_skip_replies)
 
     def write_unanswered(self, data: bytes) -> None:
@@ -240,7 +242,7 @@ class Node:
         self._failures_in_a_row = 0
         self._lanes.append(lane)
         self.generation += 1
-        self._upkeep.opened(lane, begun_s)
+        self.upkeep.opened(lane, begun_s)
         self._choose_preferred()
         self._admit_waiting()
 
@@ -276,10 +278,10 @@ class Node:
         self._preferred = min(lanes, key=lambda lane: lane.behind_for_s(now_s) > SLOW_LANE_S, default=None)
 
     def renew_connections(self) -> None:
-        """New commands go over new connections, for which the name is resolved afresh.
+        """New commands go over new connections, for which the name is resolved afresh; when they are old.
 
-        For a server that says that it is a replica: after a failover its name may lead to another one. What
-        is on its way stays there.
+        And for a server that says that it is a replica: after a failover its name may lead to another one.
+        What is on its way stays there.
         """
         now_s = time.monotonic()
         if self._closed is None and now_s - self._renewed_s > RENEWAL_S_MIN:
@@ -292,28 +294,13 @@ class Node:
     def _close_outdated(self) -> None:
         for lane in [lane for lane in self._outdated if not lane.load]:
             self._lanes.remove(lane)  # so it does not count as lost
-            lane.close(RedisConnectionError(f"{lane.name}: renewed, since the server became a replica"))
-
-    # -- for the connections' own sake -----------------------------------------------------------------------
-
-    def reauthenticate(self, auth: bytes) -> None:
-        """Credentials have changed; `auth` is the packed AUTH. Who has a connection for itself may finish."""
-        self._upkeep.reauthenticate(auth)
-        self.dedicated.renew(time.monotonic())
-
-    def _upkeep_lanes(self) -> Iterator[Lane]:
-        """Those that are kept open. With RESP2 a subscription's connection takes no other commands."""
-        yield from self._lanes
-        if self._settings.protocol == 3:
-            yield from self.dedicated.listening()
+            lane.close(
+                RedisConnectionError(f"{lane.name}: made anew: it was old, or the server became a replica")
+            )
 
     def _send_upkeep(self, lane: Lane, command: Command) -> None:
-        if lane.owner is self:
-            self._send(lane, command)
-            self._owner.keep_watch()
-        else:
-            command.raw = True  # a message that comes before its answer must stay undecoded
-            lane.submit(command)
+        self._send(lane, command)
+        self._owner.keep_watch()
 
     # -- what lanes report -----------------------------------------------------------------------------------
 
@@ -355,7 +342,7 @@ class Node:
     def is_ready(self, now_s: float, patience_s: float) -> bool:
         """A read sent now can be expected to be answered."""
         lane = self._preferred
-        return lane is not None and lane.silent_for_s(now_s) <= patience_s and self._upkeep.may_read
+        return lane is not None and lane.silent_for_s(now_s) <= patience_s and self.upkeep.may_read
 
     def connect_soon(self) -> None:
         """Open a lane if there is none, as soon as dials are allowed."""
@@ -548,7 +535,7 @@ class Node:
     def forget(self, why: str = "the node has left the cluster") -> None:
         """Nobody needs the node any more: close its connections."""
         self._closed = ClientClosed(f"{self.name}: {why}")
-        self._upkeep.stop()
+        self.upkeep.stop()
         for timer in (self._retry_timer, self._listeners_timer):
             if timer is not None:
                 timer.cancel()

@@ -143,9 +143,9 @@ class ReadRouting:
         self.choice.set_shards(self._replicas)
         self.choice.owner_changed([slot for slot, (old, new) in enumerate(pairs) if old is not new])
         for primary, replicas in self._replicas.items():
-            primary.set_read_only(False)
+            primary.upkeep.set_read_only(False)
             for replica in replicas:
-                replica.set_read_only(True)
+                replica.upkeep.set_read_only(True)
                 replica.connect_soon()
 
     def on_moved(self, slot: int) -> None:

@@ -348,7 +348,7 @@ class Router:
         """Open connections take these credentials in line; new ones ask the provider themselves."""
         auth = pack(("AUTH", *credentials))
         for node in self.nodes.values():
-            node.reauthenticate(auth)
+            node.upkeep.reauthenticate(auth)
 
     def on_suspect(self, _node: Node) -> None:
         """A silent node sends no redirects: ask the others."""

@@ -154,8 +154,10 @@ def timeouts(kwargs: Mapping[str, Any], slow_command_s: float | None) -> Timeout
     )
 
 
-def connection_settings(kwargs: Mapping[str, Any]) -> ConnectionSettings:
+def connection_settings(kwargs: Mapping[str, Any], age_s_max: float | None = None) -> ConnectionSettings:
     """`kwargs` are redis-py's connection arguments, as `RedisCluster.get_connection_kwargs()` shows them."""
+    if age_s_max is not None and age_s_max < AGE_S_MIN:
+        raise ValueError(f"connection_age_s_max={age_s_max}: it must be at least {AGE_S_MIN:g} s")
     protocol = kwargs.get("protocol")
     options = kwargs.get("socket_keepalive_options")
     library, version = _library(kwargs)
@@ -175,6 +177,7 @@ def connection_settings(kwargs: Mapping[str, Any]) -> ConnectionSettings:
         encoding=kwargs.get("encoding", "utf-8") if kwargs.get("decode_responses") else None,
         encoding_errors=kwargs.get("encoding_errors", "strict"),
         connect_s=float(kwargs.get("socket_connect_timeout") or 5.0),
+        age_s_max=float("inf") if age_s_max is None else age_s_max,
         health_check_s=float(kwargs.get("health_check_interval") or 0),
         read_bytes_max=None if read_size == REDIS_PY_READ_SIZE else int(read_size),
     )
@@ -206,6 +209,7 @@ def connection_arguments(kwargs: Mapping[str, Any]) -> dict[str, Any]:
     return arguments
 
 
+AGE_S_MIN = 2.0  # more often is a storm of connections
 REDIS_PY_READ_SIZE = 32768  # its default, which is too little for replies in bulk: the loop reads 256 KiB
 REDIS_PY = "redis-py"
 

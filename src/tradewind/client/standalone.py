@@ -63,6 +63,7 @@ ONLY_UNSET: Mapping[str, tuple[Any, ...]] = {
 }
 OWN_ARGUMENTS = (
     "lanes", "in_flight_max", "in_flight_bytes_max", "retry", "slow_command_s", "telemetry",
+    "connection_age_s_max",
 )  # fmt: skip
 OF_THE_CLIENT = frozenset({
     "auto_close_connection_pool", "connection_pool", "max_connections", "single_connection_client", "ssl",
@@ -114,6 +115,7 @@ class Redis(ClientCore, redis.asyncio.Redis):  # type: ignore[misc]  # its bases
         in_flight_bytes_max: int = 64 * 1024 * 1024,
         retry: Any = None,
         slow_command_s: float | None = None,
+        connection_age_s_max: float | None = None,
         telemetry: "Telemetry | bool | None" = None,
         connection_pool: ConnectionPool | ServerPool | None = None,
         **kwargs: Any,
@@ -139,6 +141,7 @@ class Redis(ClientCore, redis.asyncio.Redis):  # type: ignore[misc]  # its bases
             in_flight_bytes_max=in_flight_bytes_max,
             retry=_retry_policy(retry, kwargs if connection_pool is None else pool.connection_kwargs),
             slow_command_s=slow_command_s,
+            connection_age_s_max=connection_age_s_max,
             telemetry=telemetry,
         )
         # redis-py declares the class, and asks for no more of it than ServerPool has.

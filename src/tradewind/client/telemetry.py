@@ -70,8 +70,8 @@ class Telemetry:
         """Have the client's commands pass by here. Called by the client's constructor."""
         self._clients.add(client)
         client.intercept(
-            dispatch=partial(self._dispatch, client, client._dispatch),
-            block=partial(self._block, client, client._block),
+            _dispatch=partial(self._dispatch, client, client._dispatch),
+            _block=partial(self._block, client, client._block),
         )
 
     # -- commands --------------------------------------------------------------------------------------------

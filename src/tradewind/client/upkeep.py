@@ -1,5 +1,6 @@
-"""What is sent for a connection's own sake: PING where nothing else is said, AUTH when credentials change,
-READONLY where a replica is to answer reads, and, before the first reply is left out, whether it may be.
+"""What is done for a connection's own sake: PING where nothing else is said, AUTH when credentials change,
+READONLY where a replica is to answer reads, and, before the first reply is left out, whether it may be; and
+another connection in its place when it is old.
 
 These commands stand in the lane among all others, in line. No caller waits for them: they share the fate of
 their connection.
@@ -7,47 +8,70 @@ their connection.
 
 import asyncio
 import logging
+import random
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from functools import partial
 from typing import Any, cast
 
 from tradewind.client.command import Command, pack
+from tradewind.client.connect import ConnectionSettings
+from tradewind.client.dedicated import DedicatedConnections
 from tradewind.client.lane import Lane
 
 log = logging.getLogger(__name__)
 
 PING_PACKED = pack(("PING",))
+AGE_JITTER = 0.2
 REPLY_ON_PACKED = pack(("CLIENT REPLY", "ON"))
 
 
 class Upkeep:
-    """Looks after the `lanes` of one node that are there at a moment.
+    """Looks after one node's connections: those in `shared`, and among the `dedicated` the subscriptions'.
 
-    `send` puts a command on a lane. A lane that has been idle for `interval_s` gets a PING (0: never); if no
-    answer comes for `answer_s`, the watchdog gives the lane up, as it does when a caller waits. `on_refused`
-    hears of each AUTH that the server did not take: the connection goes on as the user that it was.
+    `send` puts a command on a shared lane. A lane that has been idle for `settings.health_check_s` gets a
+    PING (0: never); if no answer comes for `answer_s`, the watchdog gives the lane up, as it does when a
+    caller waits. `on_refused` hears of each AUTH that the server did not take: the connection goes on as the
+    user that it was. `renew` is called so that no lane is older than `settings.age_s_max`, with some jitter.
     """
 
     def __init__(
         self,
-        lanes: Callable[[], Iterable[Lane]],
+        shared: list[Lane],
+        dedicated: DedicatedConnections,
         *,
-        send: Callable[[Lane, Command], None],
-        interval_s: float,
+        settings: ConnectionSettings,
         answer_s: float,
+        send: Callable[[Lane, Command], None],
+        renew: Callable[[], None],
         on_refused: Callable[[Exception], None],
+        rng: random.Random,
     ) -> None:
-        self._lanes = lanes
-        self._send = send
-        self._interval_s = interval_s
+        self._shared = shared
+        self._dedicated = dedicated
+        self._settings = settings
         self._answer_s = answer_s
+        self._send_shared = send
+        self._renew = renew
         self._on_refused = on_refused
+        self._rng = rng
         self._timer: asyncio.TimerHandle | None = None
+        self._renewal: asyncio.TimerHandle | None = None
         self._auth: bytes | None = None
         self._auth_s = 0.0  # when those credentials came
         self._read_only = False
         self.may_read = True  # no server has refused READONLY
+
+    def _lanes(self) -> list[Lane]:
+        """Those that are kept open. With RESP2 a subscription's connection takes no other commands."""
+        return self._shared + (self._dedicated.listening() if self._settings.protocol == 3 else [])
+
+    def _send(self, lane: Lane, command: Command) -> None:
+        if lane in self._shared:
+            self._send_shared(lane, command)
+        else:
+            command.raw = True  # a message that comes before its answer must stay undecoded
+            lane.submit(command)
 
     def opened(self, lane: Lane, begun_s: float) -> None:
         """A lane is there whose dial began at this time: perhaps with credentials that are outdated now."""
@@ -56,18 +80,31 @@ class Upkeep:
         if self._read_only:
             self._send_read_only(lane)
         self._check_later()
+        if self._renewal is None and self._settings.age_s_max < float("inf"):
+            # So that neither the nodes nor the processes of a fleet make theirs anew all at once.
+            age_s = self._settings.age_s_max * self._rng.uniform(1 - AGE_JITTER, 1)
+            self._renewal = asyncio.get_running_loop().call_later(age_s, self._renew_old)
+
+    def _renew_old(self) -> None:
+        """The next one that is opened starts the time anew."""
+        self._renewal = None
+        self._renew()
 
     def stop(self) -> None:
         """Send nothing more."""
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        for timer in (self._timer, self._renewal):
+            if timer is not None:
+                timer.cancel()
+        self._timer = self._renewal = None
 
     def reauthenticate(self, auth: bytes) -> None:
-        """Every open lane takes the new credentials in line; what is on its way is not disturbed."""
+        """Every open lane takes the new credentials in line; `auth` is the packed AUTH. What is on its way is
+        not disturbed, and who has a connection for itself may finish.
+        """
         self._auth, self._auth_s = auth, time.monotonic()
-        for lane in tuple(self._lanes()):
+        for lane in self._lanes():
             self._send_auth(lane, auth)
+        self._dedicated.renew(self._auth_s)
 
     def ask_to_skip_replies(self, lane: Lane) -> None:
         """Have the server say whether this user may leave replies out: `lane.may_skip_replies`.
@@ -94,7 +131,7 @@ class Upkeep:
         """
         if on != self._read_only:
             self._read_only = on
-            for lane in tuple(self._lanes()):
+            for lane in self._lanes():
                 self._send_read_only(lane)
 
     def _send_read_only(self, lane: Lane) -> None:
@@ -107,16 +144,16 @@ class Upkeep:
             self._on_refused(error)
 
     def _check_later(self) -> None:
-        if self._interval_s and self._timer is None and any(self._lanes()):
-            loop = asyncio.get_running_loop()
-            self._timer = loop.call_later(self._interval_s / 2, self._check)
+        interval_s = self._settings.health_check_s
+        if interval_s and self._timer is None and self._lanes():
+            self._timer = asyncio.get_running_loop().call_later(interval_s / 2, self._check)
 
     def _check(self) -> None:
         """Twice in an interval, so that none is idle for much longer than that."""
         self._timer = None
         now_s = time.monotonic()
-        for lane in tuple(self._lanes()):
-            if not lane.load and now_s - lane.last_heard_s >= self._interval_s / 2:
+        for lane in self._lanes():
+            if not lane.load and now_s - lane.last_heard_s >= self._settings.health_check_s / 2:
                 self._send(lane, self._own_command("PING", PING_PACKED, _ignore))
         self._check_later()
 
