@@ -68,9 +68,9 @@ async def test_addresses_are_mapped_in_the_slot_map_and_in_redirects(
         first, second = client.keyslot(first_key), client.keyslot(key)
         router = client._router
         assert router is not None
-        owner, router.slot_nodes[second] = router.slot_nodes[second], router.slot_nodes[first]
+        owner, router.nodes.owners[second] = router.nodes.owners[second], router.nodes.owners[first]
         assert await client.set(key, "moved")
-        assert router.slot_nodes[second] is owner
+        assert router.nodes.owners[second] is owner
         assert client.stats().redirects_moved == 1
         names = {f"127.0.0.1:{proxy.port}" for proxy in network.proxies.values()}
         assert client.stats().connections.keys() <= names

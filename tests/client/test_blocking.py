@@ -91,7 +91,7 @@ async def test_who_waits_for_a_dedicated_connection_too_long_is_told(
 
 def _in_use(client: RedisCluster) -> int:
     assert client._router is not None
-    return sum(node.dedicated.count - node.dedicated.idle for node in client._router.nodes.values())
+    return sum(node.dedicated.count - node.dedicated.idle for node in client._router.nodes)
 
 
 async def test_a_cancelled_caller_takes_nothing_from_a_list(client: RedisCluster) -> None:

@@ -71,10 +71,10 @@ async def test_a_write_that_is_redirected_alone_fails_nobody_in_its_batch(
     await client
     router = client._router
     assert router is not None
-    wrong = router.slot_nodes[client.keyslot("d:0")]
-    moved = {f"d:{n}" for n in range(100) if router.slot_nodes[client.keyslot(f"d:{n}")] is not wrong}
+    wrong = router.nodes.owners[client.keyslot("d:0")]
+    moved = {f"d:{n}" for n in range(100) if router.nodes.owners[client.keyslot(f"d:{n}")] is not wrong}
     for key in moved:
-        router.slot_nodes[client.keyslot(key)] = wrong
+        router.nodes.owners[client.keyslot(key)] = wrong
     results = await asyncio.gather(*(client.durable().incr(f"d:{n}") for n in range(100)))
     assert results == [1] * 100
     assert client.stats().redirects_moved == len(moved)

@@ -141,7 +141,7 @@ async def test_only_the_given_addresses_are_asked_for_the_map(
     for dynamic, asked in ((True, True), (False, False)):
         client = make_client(port, dynamic_startup_nodes=dynamic)
         await client.initialize()
-        names = {node.name for node in client._router._to_ask()}  # type: ignore[union-attr]
+        names = {node.name for node in client._router.nodes.to_ask()}  # type: ignore[union-attr]
         assert (len(names) > 1) is asked
         assert f"127.0.0.1:{port}" in names
 

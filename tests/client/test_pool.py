@@ -21,7 +21,7 @@ from tradewind.client.topology import Endpoint
 async def _pool(client: RedisCluster, *, lasting: bool = True, wait_s: float = 5.0) -> tuple[NodePool, Node]:
     """A pool over one of the primaries."""
     await client.initialize()
-    node = client._need_router().primaries()[0]
+    node = client._need_router().nodes.primaries()[0]
 
     async def find_node(_last: Node | None) -> Node:
         client._need_router()  # ClientClosed
@@ -134,7 +134,7 @@ async def test_a_node_that_cannot_be_reached_is_told_by_name(
     client: RedisCluster, unused_tcp_port: int
 ) -> None:
     await client.initialize()
-    gone = client._need_router().node(Endpoint("127.0.0.1", unused_tcp_port))
+    gone = client._need_router().nodes.at(Endpoint("127.0.0.1", unused_tcp_port))
 
     async def find_node(_last: Node | None) -> Node:
         return gone

@@ -17,7 +17,7 @@ from tradewind import OutcomeUnknown, Redis
 def in_use(client: Redis) -> int:
     """Dedicated connections that somebody holds."""
     assert client._router is not None
-    return sum(node.dedicated.count - node.dedicated.idle for node in client._router.nodes.values())
+    return sum(node.dedicated.count - node.dedicated.idle for node in client._router.nodes)
 
 
 @pytest.mark.parametrize("transaction", [False, True], ids=["plain", "transaction"])

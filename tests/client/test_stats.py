@@ -95,8 +95,8 @@ async def test_redirects_and_reconnects_are_the_nodes(
     wrong_key, key, *_ = keys_of_each_shard(client).values()
     router = client._router
     assert router is not None
-    slot, wrong = client.keyslot(key), router.slot_nodes[client.keyslot(wrong_key)]
-    router.slot_nodes[slot] = wrong
+    slot, wrong = client.keyslot(key), router.nodes.owners[client.keyslot(wrong_key)]
+    router.nodes.owners[slot] = wrong
     await client.set(key, 1)
     await client.execute_command("CLIENT KILL", "TYPE", "normal", "SKIPME", "no", target_nodes="primaries")
     await asyncio.gather(*(client.get(key) for key in keys_of_each_shard(client).values()))

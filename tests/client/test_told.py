@@ -143,7 +143,7 @@ async def test_a_connection_that_ended_before_a_durable_write_was_sent_is_no_int
         client = make_client(server.port, socket_timeout=0.3)
         await client
         assert client._router is not None
-        (node,) = client._router.primaries()
+        (node,) = client._router.nodes.primaries()
         acquire = node.dedicated.acquire
 
         async def acquire_lost(deadline_s: float) -> Any:

@@ -263,7 +263,7 @@ def dedicated(client: RedisCluster) -> tuple[int, int]:
     """Dedicated connections, and how many of them are in use."""
     router = client._router
     assert router is not None
-    sets = [node.dedicated for node in router.nodes.values()]
+    sets = [node.dedicated for node in router.nodes]
     return sum(each.count for each in sets), sum(each.count - each.idle for each in sets)
 
 

@@ -181,7 +181,7 @@ class ClientCore(OffersViews):
 
     def _reauthenticate(self, credentials: tuple[str, ...]) -> None:
         if self._router is not None:
-            self._router.reauthenticate(credentials)
+            self._router.nodes.reauthenticate(credentials)
 
     def _choose_reads(self) -> None:
         self._chooses_reads = True
@@ -331,7 +331,7 @@ class ClientCore(OffersViews):
         future = self._create_future()
         command = Command(args[0], packed, future, slot, repeatable, now_s, now_s + self._timeout_s)
         router.commands += 1
-        node = router.slot_nodes[slot]
+        node = router.nodes.owners[slot]
         if node is None:
             router.park(command)
         else:
@@ -385,7 +385,7 @@ class ClientCore(OffersViews):
         first_key, _ = self._short_path[args[0]]
         slot = cached_slot(self._encode(args[first_key])) if self._has_slots else ONE_SLOT
         with (router := self._need_router()).noted(slot, writes=True):  # when it runs is not known
-            node = router.slot_nodes[slot]
+            node = router.nodes.owners[slot]
         if node is None:
             return
         if not (node.may_skip_replies() and self._catalog["CLIENT REPLY"].runs_when_busy):

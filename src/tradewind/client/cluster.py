@@ -167,7 +167,7 @@ class RedisCluster(ClientCore, RedisPyCluster):  # type: ignore[misc]  # its bas
         """One node's own answer, which is not made into one of the cluster's."""
         if self._initialize:
             await self.initialize()
-        node = self._need_router().node(endpoint)
+        node = self._need_router().nodes.at(endpoint)
         return await self._run(self._spec(args), args, -1, node, options, DEFAULT_CALL)
 
     def _tell_listeners(self) -> None:
@@ -218,7 +218,7 @@ class RedisCluster(ClientCore, RedisPyCluster):  # type: ignore[misc]  # its bas
         flag = target_nodes if self._is_node_flag(target_nodes) else None
         if target_nodes is not None and flag is None:
             chosen = self._parse_target_nodes(target_nodes)
-            return [router.node(Endpoint(node.host, int(node.port))) for node in chosen]
+            return [router.nodes.at(Endpoint(node.host, int(node.port))) for node in chosen]
         if flag is None:
             flag = self.command_flags.get(spec.name)
         if flag is None or flag == SLOT_ID:
@@ -226,12 +226,12 @@ class RedisCluster(ClientCore, RedisPyCluster):  # type: ignore[misc]  # its bas
         if flag == self.DEFAULT_NODE:
             named = [self.get_default_node()]
         elif flag == self.RANDOM:
-            return [random.choice(router.primaries())]
+            return [random.choice(router.nodes.primaries())]
         elif flag == self.PRIMARIES:
-            return router.primaries()
+            return router.nodes.primaries()
         else:
             named = self.get_replicas() if flag == self.REPLICAS else self.get_nodes()
-        return [router.node(Endpoint(node.host, int(node.port))) for node in named]
+        return [router.nodes.at(Endpoint(node.host, int(node.port))) for node in named]
 
     def _slot_of_call(self, spec: CommandSpec, args: tuple[Any, ...]) -> int | None:
         """The slot by which the command finds its node; None if it goes another way."""
@@ -345,7 +345,7 @@ class RedisCluster(ClientCore, RedisPyCluster):  # type: ignore[misc]  # its bas
             if last is None:
                 await self.initialize()
             router = self._need_router()
-            return router.reachable(last) if endpoint is None else router.node(endpoint)
+            return router.nodes.reachable(last) if endpoint is None else router.nodes.at(endpoint)
 
         return NodePool(find_node, self.connection_kwargs, wait_s=self._timeout_s, lasting=lasting)
 

@@ -81,7 +81,7 @@ class Committer:
     def dispatch(self, command: Command) -> None:
         """Queue the write with its slot's owner. It is answered when it is replicated, or told why not."""
         command.committer = self
-        node = self._router.slot_nodes[command.slot]
+        node = self._router.nodes.owners[command.slot]
         if node is None:
             self._router.park(command)
         else:
@@ -125,7 +125,7 @@ class Committer:
                 return
             except (RedisError, OSError) as error:
                 for command in _take_all(queue.commands):
-                    self._router.retry_later(command, error)
+                    self._router.retries.later(command, error)
                 self._router.refresh_soon()
                 return
             try:
@@ -174,7 +174,7 @@ class Committer:
             error = reply.exception()
             if isinstance(error, ConnectionLost):
                 if not error.was_sent:
-                    self._router.retry_later(command, error)
+                    self._router.retries.later(command, error)
                 else:  # rule 4: not even what may run twice is sent again
                     what = f"{node.name}: {command.name} was sent and its connection ended"
                     self._router.tell(command, unknown_outcome(what, error))

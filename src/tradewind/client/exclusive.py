@@ -126,7 +126,7 @@ async def on_owner(
     """
     redirected: Node | None = None
     while True:
-        node = redirected or command.pinned or router.slot_nodes[command.slot]
+        node = redirected or command.pinned or router.nodes.owners[command.slot]
         try:
             if node is None:
                 raise ClusterDownError(f"slot {command.slot} has no owner at the moment")
@@ -136,7 +136,7 @@ async def on_owner(
         except RedisError as error:
             redirected = _where_next(router, node, command, error)
             if redirected is None:
-                await router.pause(command, error)
+                await router.retries.pause(command, error)
         if not has_time_left():
             return None
 
@@ -149,7 +149,7 @@ def _where_next(router: "Router", node: "Node | None", command: Command, error: 
     3. The server answered with an error: as for any command.
     """
     if isinstance(error, ConnectionLost):
-        if error.was_sent and not (command.repeatable or router.retry.always):
+        if error.was_sent and not (command.repeatable or router.retries.policy.always):
             what = f"{command.name} was blocking when its connection ended"
             raise unknown_outcome(what, error) from error
     elif not isinstance(error, NodeUnavailable | ClientClosed):

@@ -154,8 +154,8 @@ class ClusterPubSub(OneConnection, RedisPyClusterPubSub):
     async def _find_node(self, last: Node | None) -> Node:
         router = self._find_router()
         if self.node is not None and (last is None or self._is_pinned):
-            return router.node(Endpoint(self.node.host, int(self.node.port)))
-        place = router.reachable(last)
+            return router.nodes.at(Endpoint(self.node.host, int(self.node.port)))
+        place = router.nodes.reachable(last)
         self.node = self.cluster.get_node(node_name=place.name)
         return place
 

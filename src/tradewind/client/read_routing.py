@@ -39,7 +39,7 @@ class ReadRouting:
         self._nodes_known = self._nodes_known_max = 0
         self.from_replicas = 0  # reads sent to one
         self._replicas: dict[Node, tuple[Node, ...]] = {}
-        self._owners = router.slot_nodes
+        self._owners = router.nodes.owners
         self._wanted: set[Node] = set()  # primaries whose replicas are to be compared
         self._comparisons: dict[Node, asyncio.Task[None]] = {}
         self._measurement: asyncio.Task[None] | None = None
@@ -47,8 +47,8 @@ class ReadRouting:
         for command in router.under_way():
             if command.part_of is None and not command.future.done():  # it may be a write
                 self.note_write(command.slot, command.future)
-        router.on_map.append(self._on_map)
-        self._on_map(router.slot_map)
+        router.nodes.on_map.append(self._on_map)
+        self._on_map(router.nodes.slot_map)
 
     def note_write(self, slot: int, future: "asyncio.Future[Any]") -> None:
         """A write is sent whose end its future tells."""
@@ -64,7 +64,7 @@ class ReadRouting:
             self._measure_soon()
         node = self.choice.choose(command.slot, primary, command.read_from)
         if node is None:
-            self._router.retry_later(command, self._no_replica(command, primary))
+            self._router.retries.later(command, self._no_replica(command, primary))
         elif node is not primary:
             self.from_replicas += 1
         return node
@@ -79,7 +79,7 @@ class ReadRouting:
 
     def on_error_reply(self, node: Node, command: Command, error: Exception) -> bool:
         """True: the node cannot serve reads at the moment and another one has been asked."""
-        primary = self._router.slot_nodes[command.slot]
+        primary = self._router.nodes.owners[command.slot]
         verdict = judge(error)
         if command.read_from is None or primary is None or node not in self._replicas.get(primary, ()):
             return False
@@ -95,7 +95,7 @@ class ReadRouting:
 
     def _another(self, node: Node, command: Command) -> Node | None:
         """Who else could answer the read."""
-        primary = self._router.slot_nodes[command.slot]
+        primary = self._router.nodes.owners[command.slot]
         if primary is None or command.read_from is None or command.future.done():
             return None
         other = self.choice.choose(command.slot, primary, command.read_from)
@@ -132,11 +132,11 @@ class ReadRouting:
     # -- topology --------------------------------------------------------------------------------------------
 
     def _on_map(self, slot_map: SlotMap) -> None:
-        node = self._router.node
+        node = self._router.nodes.at
         self._replicas = {
             node(item.primary): tuple(node(replica) for replica in item.replicas) for item in slot_map.ranges
         }
-        before, self._owners = self._owners, self._router.slot_nodes
+        before, self._owners = self._owners, self._router.nodes.owners
         self._nodes_known = sum(1 for _ in slot_map.endpoints())
         self._nodes_known_max = max(self._nodes_known, self._nodes_known_max)
         pairs = zip(before, self._owners, strict=True)

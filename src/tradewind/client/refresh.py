@@ -4,7 +4,7 @@ import asyncio
 import random
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, NamedTuple, TypeVar
 
 from redis.exceptions import NoPermissionError, RedisError
@@ -13,12 +13,13 @@ from tradewind.client.command import Command, pack
 from tradewind.client.errors import ClientClosed, ClusterNotReady
 from tradewind.client.exclusive import give_up
 from tradewind.client.node import Node
-from tradewind.client.policy import Timeouts
+from tradewind.client.policy import Timeouts, backoff_s
 from tradewind.client.topology import SlotMap, Topology
 
 ANSWER_S = 2.0  # how long one node may take to answer
 HEDGE_S = 0.25  # ... and after how long another is asked as well
 Answer = TypeVar("Answer")
+START_BACKOFF_BASE_S = 0.05
 JITTER = 0.2  # so that clients that lost the same node do not ask in step
 
 
@@ -141,6 +142,22 @@ class Refresher:
             raise ClientClosed("the client is closed")
         listed = "; ".join(f"{name}: {reason}" for name, reason in reasons.items())
         raise ClusterNotReady(f"{question.unready}: {listed}", reasons) from cause
+
+    async def until_ready(self, attempt: Callable[[], Awaitable[Answer]], deadline_s: float) -> Answer:
+        """Try until it works: servers may be starting, full, or changing their roles at this moment."""
+        tries = 0
+        while True:
+            try:
+                return await attempt()
+            except ClusterNotReady as failure:
+                error, cause = failure, failure.__cause__
+                if cause is not None and self._topology.is_final(cause):
+                    raise cause from None
+            tries += 1
+            delay_s = backoff_s(tries, self._rng, START_BACKOFF_BASE_S)
+            if time.monotonic() + delay_s >= deadline_s:
+                raise ClusterNotReady(f"{error} (waited {self._timeouts.connect_s:g} s)", error.reasons)
+            await asyncio.sleep(delay_s)
 
     def _ask(self, node: Node, args: tuple[Any, ...], timeout_s: float) -> "asyncio.Future[Any]":
         """One harmless command to one node, by a deadline of its own."""

@@ -225,7 +225,7 @@ class Redis(ClientCore, redis.asyncio.Redis):  # type: ignore[misc]  # its bases
         async def find_node(last: Node | None) -> Node:
             if last is None:  # later on, a client that was closed stays so
                 await self.initialize()
-            return self._need_router().node(self.endpoint)
+            return self._need_router().nodes.at(self.endpoint)
 
         return ServerPool(self._given_pool, find_node, wait_s=self._timeout_s, lasting=lasting)
 

@@ -47,7 +47,7 @@ class ShardedSubscription:
         self._task: asyncio.Task[None] | None = None
         self._last_refusal = ""
         self._closed = False
-        router.on_map.append(self._on_map)
+        router.nodes.on_map.append(self._on_map)
 
     async def subscribe(self, channels: Iterable[str], timeout_s: float = 5.0) -> None:
         """Add channels and wait until the servers have confirmed all that are wanted.
@@ -132,7 +132,7 @@ class ShardedSubscription:
         by_node: dict[Node, list[str]] = {}
         complete = True
         for channel in sorted(self._wanted):
-            node = self._router.slot_nodes[key_slot(channel.encode())]
+            node = self._router.nodes.owners[key_slot(channel.encode())]
             if node is None:
                 complete = False
             else:
@@ -244,7 +244,7 @@ class ShardedSubscription:
         """Close the connections; no more messages. Who waits in `subscribe` is told ClientClosed."""
         if not self._closed:
             self._closed = True
-            self._router.on_map.remove(self._on_map)
+            self._router.nodes.on_map.remove(self._on_map)
             self._on_closed(self)
             self._changed.set()
         if self._task is not None:

@@ -122,7 +122,7 @@ class Telemetry:
             if len(command.packed_commands) != 1:
                 attributes["db.operation.batch.size"] = len(command.packed_commands)
         if client._router is not None:
-            host, port = client._router.seeds[0]
+            host, port = client._router.nodes.seeds[0]
             attributes["server.address"] = host
             if port:
                 attributes["server.port"] = port
@@ -191,7 +191,7 @@ def _peer(client: "ClientCore", command: "Command") -> Attributes:
     router = client._router
     node = command.pinned
     if node is None and router is not None and command.slot >= 0:
-        node = router.slot_nodes[command.slot]
+        node = router.nodes.owners[command.slot]
     if node is None:
         return {}
     host, port = node.endpoint

@@ -63,7 +63,7 @@ class Watch:
             except RedisError as error:
                 verdict = Verdict.FAIL if isinstance(error, ConnectionLost) else judge(error)
                 if verdict is Verdict.RETRY:  # TRYAGAIN, BUSY: refused, and still watching
-                    await self._router.pause(command, error)
+                    await self._router.retries.pause(command, error)
                     continue
                 told = self._told(command, error)
                 if told is error and not isinstance(error, DeadlineExceeded | OutcomeUnknown):
@@ -134,7 +134,7 @@ class Watch:
         3. The server's answer to this command.
         """
         if isinstance(error, ConnectionLost):
-            if error.was_sent and not (command.repeatable or self._router.retry.always):
+            if error.was_sent and not (command.repeatable or self._router.retries.policy.always):
                 what = f"{self._node.name}: {command.name} was sent and its connection ended"
                 return unknown_outcome(what, error)
             if self._router.closed:

@@ -88,7 +88,7 @@ class DedicatedPool(ConnectionPool):
     async def _acquire(self, connection: Any) -> _Right:
         await self.core.initialize()
         router = self.core._need_router()
-        right = _Right(router.node(self._endpoint), connection)
+        right = _Right(router.nodes.at(self._endpoint), connection)
         await right.node.dedicated.acquire_right(right, self.core.deadline_s())
         return right
 
