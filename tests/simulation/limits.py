@@ -6,7 +6,7 @@ if TYPE_CHECKING:
     from tests.simulation.world import World
 
 DEDICATED_DIALS_MAX = 4  # docs/limits.md
-TURNS_BETWEEN_LOOKS = 5  # at the stats, which take long to make
+TURNS_BETWEEN_LOOKS = 25  # at the stats, which take long to make
 ROW_MAX = 5  # what goes together goes when there is room for one: ASKING, MULTI, two commands, EXEC
 
 
