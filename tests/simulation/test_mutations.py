@@ -8,7 +8,7 @@ import pytest
 
 from tests.simulation.world import Violation, run_seed
 from tradewind import NodeUnavailable, RedisCluster
-from tradewind.client import command, commit, dedicated, lane, node, refresh, router, watchdog
+from tradewind.client import command, commit, deadlines, dedicated, lane, refresh, router, watchdog
 
 SEEDS_MAX = 400
 
@@ -68,7 +68,7 @@ def a_failed_dial_keeps_its_right(patch: Patch) -> None:
 
 
 def nobody_is_told_that_their_time_is_over(patch: Patch) -> None:
-    patch.setattr(node.Node, "expire", lambda _self, _now_s, _stalled_s: None)
+    patch.setattr(deadlines.Deadlines, "expire", lambda _self, _now_s, _stalled_s: None)
 
 
 def the_watchdog_runs_on(patch: Patch) -> None:

@@ -235,7 +235,7 @@ class Committer:
         if not queue.on_their_way:
             return NodeUnavailable(
                 f"{node.name}: no connection for the durable {command.name} for {waited_s:.2f} s, until its "
-                f"deadline; nothing was sent; last error: {node.last_error or 'none'}"
+                f"deadline; nothing was sent; last error: {node.dialer.last_error or 'none'}"
             )
         return Overloaded(
             f"{node.name}: the durable {command.name} waited {waited_s:.2f} s for a batch, until its "

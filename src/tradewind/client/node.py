@@ -1,45 +1,33 @@
-"""One server as the client sees it: its lanes, its dedicated connections, its limits, its breaker.
+"""One server as the client sees it: what may share goes to its lanes while there is room, or waits in line.
 
-Owns every connection to the server. Commands that may share go to a lane when there is room, otherwise they
-wait in arrival order; what must not share borrows a dedicated connection, of which there is a bounded number.
-A dead server stops only what is meant for it: dials back off, its own queue waits, nothing else notices.
+A dead server stops only what is meant for it: its own line waits, nothing else notices.
 """
 
 import asyncio
 import random
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol
 
 from redis.exceptions import ConnectionError as RedisConnectionError
 
 from tradewind.client.command import Command
 from tradewind.client.connect import ConnectionSettings, open_lane, open_stream
+from tradewind.client.deadlines import Deadlines
 from tradewind.client.dedicated import DedicatedConnections, RightHolder
-from tradewind.client.errors import (
-    ClientClosed,
-    DeadlineExceeded,
-    NodeUnavailable,
-    OutcomeUnknown,
-    Overloaded,
-)
-from tradewind.client.lane import Lane, LaneState
+from tradewind.client.dialer import Dialer
+from tradewind.client.errors import ClientClosed
+from tradewind.client.lane import Lane
 from tradewind.client.meter import Meter, SlowLog
-from tradewind.client.policy import Limits, Timeouts, backoff_s
+from tradewind.client.policy import Limits, Timeouts
 from tradewind.client.stats import NodeStats
 from tradewind.client.topology import Endpoint
 from tradewind.client.upkeep import Upkeep
 
 SLOW_LANE_S = 0.1  # a lane that owes a reply for so long is passed by as long as another lane is quicker
-DIAL_BACKOFF_BASE_S = 0.05
-DIAL_HEDGE_S = 1.0  # a dial that takes longer may have another beside it
-SHORT_LIFE_S = 1.0  # a connection that ended before that is made again with a pause
-SHORT_LIFE_BACKOFF_CAP_S = 0.25
-LISTENERS_LOOK_S = 5.0  # how long a subscriber may listen to a node that has left the cluster
 RENEWAL_S_MIN = 1.0  # connections are renewed at most once in this time
-T = TypeVar("T")
 
 
 class NodeOwner(Protocol):
@@ -89,29 +77,29 @@ class Node:
         self.in_flight = 0
         self.in_flight_bytes = 0
         self.waiting: deque[Command] = deque()
-        self.last_error = ""
-        self.dials = self.dial_failures = self.connections_lost = 0
-        self.waits = self.redirects = self.reconnects = 0
+        self.waits = self.redirects = self.reconnects = self.connections_lost = 0
         self.meter = Meter(self.name, owner.slow_log)
         self.generation = 0  # another one whenever a lane is opened or lost
         self._owner = owner
         self._limits = limits
         self._in_flight_max = limits.in_flight_max  # at hand for the hot path
         self._in_flight_bytes_max = limits.in_flight_bytes_max
-        self._timeouts = timeouts
         self._settings = settings
-        self._rng = rng
-        self._lanes: list[Lane] = []
+        self.lanes: list[Lane] = []  # the shared ones that are open
         self._preferred: Lane | None = None
         self._outdated: set[Lane] = set()  # of the lanes: get nothing new, are closed when they owe nothing
         self._renewed_s = float("-inf")
-        self._dial_tasks: set[asyncio.Task[None]] = set()
-        self._dial_begun_s = 0.0
-        self._failures_in_a_row = 0
-        self._short_lives_in_a_row = 0
-        self._retry_timer: asyncio.TimerHandle | None = None
-        self._listeners_timer: asyncio.TimerHandle | None = None
-        self._dial_permits = asyncio.Semaphore(limits.dials_max)
+        self.dialer = Dialer(
+            self.name,
+            self.lanes,
+            limits=limits,
+            connect=self._open_lane,
+            on_lane=self._on_lane,
+            on_failed=partial(owner.on_dial_failed, self),
+            on_allowed=self._on_dials_allowed,
+            rng=rng,
+        )
+        self.deadlines = Deadlines(self, owner, limits=limits, timeouts=timeouts)
         self.dedicated = DedicatedConnections(
             self.name,
             count_max=limits.dedicated_max,
@@ -119,7 +107,7 @@ class Node:
             open_connection=self._open_dedicated,
         )
         self.upkeep = Upkeep(
-            self._lanes,
+            self.lanes,
             self.dedicated,
             settings=settings,
             answer_s=timeouts.silence_s,
@@ -191,7 +179,7 @@ class Node:
         """Write what has no reply, if a connection is open and takes it; else it is dropped."""
         lane = self._preferred
         if lane is None:
-            self._ensure_lane()
+            self.connect_soon()
         elif not lane.write_paused:
             lane.skips_replies = True
             lane.write_unanswered(data)
@@ -206,75 +194,41 @@ class Node:
             if command.future.done():
                 continue
             if command.deadline <= now_s:  # sent now, its outcome would be unknown for nothing
-                self._owner.tell(command, self._waited_too_long(command))
+                self._owner.tell(command, self.deadlines.waited_too_long(command))
                 continue
             self._send(self._preferred, command)
 
-    def _ensure_lane(self) -> None:
-        """Start a dial, unless one is under way, the breaker is open, or nothing is missing.
-
-        A dial that hangs, as on a connection that was half open, does not keep another from being started.
-        """
-        if self._closed is not None or self._retry_timer is not None:
-            return
-        now_s = time.monotonic()
-        if self._dial_tasks and now_s - self._dial_begun_s < DIAL_HEDGE_S:
-            return
-        if len(self._lanes) + len(self._dial_tasks) < self._limits.shared_lanes_max:
-            self._dial_begun_s = now_s
-            task = asyncio.get_running_loop().create_task(self._dial(), name=f"dial {self.name}")
-            self._dial_tasks.add(task)
-            task.add_done_callback(self._dial_tasks.discard)
-
-    async def _dial(self) -> None:
-        self.dials += 1
-        begun_s = time.monotonic()
-        try:
-            lane = await open_lane(*self.endpoint, self._settings, self.announced_name)
-        except Exception as error:  # whatever it is: also what a credential provider raises
-            self._dial_failed(error)
-            return
-        if lane.state is LaneState.CLOSED:  # lost between the handshake and now
-            self._dial_failed(RedisConnectionError(f"{self.name}: connection lost right after the handshake"))
-            return
+    def _on_lane(self, lane: Lane, begun_s: float) -> None:
         lane.owner, lane.meter = self, self.meter
         self.reconnects += self.reconnects < self.connections_lost
-        self._failures_in_a_row = 0
-        self._lanes.append(lane)
+        self.lanes.append(lane)
         self.generation += 1
         self.upkeep.opened(lane, begun_s)
         self._choose_preferred()
         self._admit_waiting()
 
-    def _dial_failed(self, error: Exception) -> None:
-        """Note it, and open the breaker: no dial of any kind until the timer fires."""
-        self.dial_failures += 1
-        self.last_error = str(error) or type(error).__name__
-        if self._retry_timer is None and self._closed is None:
-            self._failures_in_a_row += 1
-            self._dial_later(backoff_s(self._failures_in_a_row, self._rng, DIAL_BACKOFF_BASE_S))
-        self._owner.on_dial_failed(self, error)
+    def _on_dials_allowed(self) -> None:
+        if self.waiting:
+            self.connect_soon()
 
-    def _dial_later(self, delay_s: float) -> None:
-        self._retry_timer = asyncio.get_running_loop().call_later(delay_s, self._retry_dial)
+    def connect_soon(self) -> None:
+        """Open a lane if there is none, as soon as dials are allowed."""
+        if self._preferred is None:
+            self.dialer.open_lane_soon()
 
-    def _retry_dial(self) -> None:
-        self._retry_timer = None
-        if self.waiting and self._preferred is None:
-            self._ensure_lane()
-
-    def _pace_dials(self, lost: Lane) -> None:
-        """A connection that ended soon after it was made is not made again at once: no storm of dials."""
-        if time.monotonic() - lost.opened_s > SHORT_LIFE_S:
-            self._short_lives_in_a_row = 0
-        elif not self._lanes and self._retry_timer is None and self._closed is None:
-            self._short_lives_in_a_row += 1
-            self._dial_later(backoff_s(self._short_lives_in_a_row, self._rng, cap_s=SHORT_LIFE_BACKOFF_CAP_S))
+    def choose_lane(self, now_s: float) -> None:
+        """Pass by a lane that is stuck, and have another one where none is quick or none is there."""
+        self._choose_preferred()
+        if self._preferred is None:
+            if self.waiting:
+                self.dialer.open_lane_soon()
+        elif self._preferred.behind_for_s(now_s) > SLOW_LANE_S:
+            self.dialer.open_lane_soon()
 
     def _choose_preferred(self) -> None:
         """The lane that new commands go to: the first, unless it is stuck behind a slow or large reply."""
         now_s = time.monotonic()
-        lanes = [lane for lane in self._lanes if lane not in self._outdated]
+        lanes = [lane for lane in self.lanes if lane not in self._outdated]
         self._preferred = min(lanes, key=lambda lane: lane.behind_for_s(now_s) > SLOW_LANE_S, default=None)
 
     def renew_connections(self) -> None:
@@ -286,14 +240,14 @@ class Node:
         now_s = time.monotonic()
         if self._closed is None and now_s - self._renewed_s > RENEWAL_S_MIN:
             self._renewed_s = now_s
-            self._outdated.update(self._lanes)
+            self._outdated.update(self.lanes)
             self._choose_preferred()
             self.dedicated.renew(now_s)
             asyncio.get_running_loop().call_soon(self._close_outdated)
 
     def _close_outdated(self) -> None:
         for lane in [lane for lane in self._outdated if not lane.load]:
-            self._lanes.remove(lane)  # so it does not count as lost
+            self.lanes.remove(lane)  # so it does not count as lost
             lane.close(
                 RedisConnectionError(f"{lane.name}: made anew: it was old, or the server became a replica")
             )
@@ -317,20 +271,20 @@ class Node:
 
     def on_lost(self, lane: Lane, sent: list[Command], unsent: list[Command], error: Exception) -> None:
         """What was not sent goes back to the head of the line, in order; the owner decides on the rest."""
-        if lane in self._lanes:
-            self._lanes.remove(lane)
+        if lane in self.lanes:
+            self.lanes.remove(lane)
             self.generation += 1
             self.connections_lost += 1
-            self._pace_dials(lane)
+            self.dialer.on_lost(lane)
         self._outdated.discard(lane)
-        self.last_error = str(error)
+        self.dialer.last_error = str(error)
         self.in_flight -= len(sent) + len(unsent)
         self.in_flight_bytes -= sum(len(command.packed) for command in (*sent, *unsent))
         self.waiting.extendleft(c for c in reversed(unsent) if c.part_of is None)
         self._choose_preferred()
         self._owner.on_lost(self, [c for c in sent if c.part_of is None], error)
         if self.waiting and self._preferred is None:
-            self._ensure_lane()
+            self.dialer.open_lane_soon()
         else:
             self._admit_waiting()
 
@@ -344,36 +298,17 @@ class Node:
         lane = self._preferred
         return lane is not None and lane.silent_for_s(now_s) <= patience_s and self.upkeep.may_read
 
-    def connect_soon(self) -> None:
-        """Open a lane if there is none, as soon as dials are allowed."""
-        if self._preferred is None:
-            self._ensure_lane()
-
     # -- dedicated connections -------------------------------------------------------------------------------
 
+    async def _open_lane(self) -> Lane:
+        return await open_lane(*self.endpoint, self._settings, self.announced_name)
+
     async def _open_dedicated(self) -> Lane:
-        return await self.dial(partial(open_lane, *self.endpoint, self._settings, self.announced_name))
+        return await self.dialer.dial(self._open_lane)
 
     async def open_stream(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         """A connection to this server, made as those of its lanes are, before the handshake."""
         return await open_stream(*self.endpoint, self._settings, self.announced_name)
-
-    async def dial(self, connect: Callable[[], Awaitable[T]]) -> T:
-        """Make a dedicated connection of any kind: a few at a time, counted, under the breaker.
-
-        Raises NodeUnavailable, at once while the breaker is open.
-        """
-        async with self._dial_permits:
-            if self._retry_timer is not None:
-                raise NodeUnavailable(f"{self.name}: not reachable at the moment: {self.last_error}")
-            self.dials += 1
-            try:
-                connected = await connect()
-            except Exception as error:  # as in _dial
-                self._dial_failed(error)
-                raise NodeUnavailable(f"{self.name}: no connection: {self.last_error}") from error
-            self._failures_in_a_row = 0
-            return connected
 
     def on_demoted(self) -> None:
         """The node has lost its slots: who still blocks there would wait for news that come elsewhere.
@@ -386,26 +321,11 @@ class Node:
             self.dedicated.drop_held(error)
 
     async def hold(self, holder: RightHolder, deadline_s: float) -> None:
-        """The right to one connection that `holder` makes itself; errors as `acquire_right`.
-
-        Who only listens cannot tell a silent server from a dead one: as long as somebody does, the cluster is
-        asked every few seconds whether the node is still one of it.
-        """
+        """The right to one connection that `holder` makes itself; errors as `acquire_right`."""
         await self.dedicated.acquire_right(holder, deadline_s)
-        self._look_at_listeners_later()
+        self.deadlines.look_after_listeners()
 
-    def _look_at_listeners_later(self) -> None:
-        if self._listeners_timer is None and self._closed is None:
-            loop = asyncio.get_running_loop()
-            self._listeners_timer = loop.call_later(LISTENERS_LOOK_S, self._look_at_listeners)
-
-    def _look_at_listeners(self) -> None:
-        self._listeners_timer = None
-        if self.dedicated.is_held:
-            self._owner.on_suspect(self)
-            self._look_at_listeners_later()
-
-    # -- the watchdog ----------------------------------------------------------------------------------------
+    # -- who is here -----------------------------------------------------------------------------------------
 
     @property
     def connected(self) -> bool:
@@ -413,100 +333,16 @@ class Node:
         return self._preferred is not None
 
     @property
-    def is_failing(self) -> bool:
-        """The last dial failed, and the next one is not due yet."""
-        return self._retry_timer is not None
-
-    @property
     def busy(self) -> bool:
         """Somebody still needs this node."""
-        return bool(self.in_flight or self.waiting or self.dedicated.busy or self._dial_tasks)
+        return bool(self.in_flight or self.waiting or self.dedicated.busy or self.dialer.busy)
 
     def under_way(self) -> Iterator[Command]:
         """What waits in line or is in a shared lane."""
         yield from self.waiting
-        for lane in self._lanes:
+        for lane in self.lanes:
             yield from lane.in_flight
             yield from lane.outbox
-
-    @property
-    def active(self) -> bool:
-        """Something here has a deadline."""
-        return bool(self.in_flight or self.waiting)
-
-    def has_expired(self, now_s: float) -> bool:
-        """Somebody's deadline has passed and nobody has told them yet."""
-        queues = [self.waiting, *(lane.in_flight for lane in self._lanes)]
-        return any(c.deadline <= now_s and not c.future.done() for queue in queues for c in queue)
-
-    def heard_since(self, time_s: float) -> bool:
-        """Something has come from the server since then."""
-        return any(lane.last_heard_s > time_s for lane in self._lanes)
-
-    def excuse_silence(self, seconds: float) -> None:
-        """This process stood still for so long; the server is not to blame."""
-        for lane in self._lanes:
-            lane.excuse_silence(seconds)
-
-    def tick(self, now_s: float) -> None:
-        """Look after the lanes: silence, slowness, idle connections. Called a few times a second.
-
-        A silent lane is given up when the command that it owes has had its time: a slow one may take longer.
-        """
-        for lane in list(self._lanes):
-            silent_s = lane.silent_for_s(now_s)
-            if silent_s > self._timeouts.silence_s and lane.in_flight[0].deadline <= now_s:
-                lane.close(
-                    DeadlineExceeded(f"{lane.name}: no reply for {silent_s:.1f} s, connection given up")
-                )
-            elif silent_s > self._timeouts.suspect_s:
-                self._owner.on_suspect(self)
-        if self.waiting:  # those who left the line would be kept in it until its head moves
-            self.waiting = deque(command for command in self.waiting if not command.future.done())
-        self._choose_preferred()
-        if self._preferred is None:
-            if self.waiting:
-                self._ensure_lane()
-        elif self._preferred.behind_for_s(now_s) > SLOW_LANE_S:
-            self._ensure_lane()
-
-    def expire(self, now_s: float, stalled_s: float) -> None:
-        """Tell the callers whose time is over. To be called once the sockets have been drained again."""
-        for command in self.waiting:
-            if command.deadline <= now_s and not command.future.done():
-                self._owner.tell(command, self._waited_too_long(command))
-                self.meter.given_up(command, now_s, now_s)
-        self.waiting = deque(command for command in self.waiting if not command.future.done())
-        for lane in self._lanes:
-            if lane.has_more:
-                continue  # replies are here: they come first
-            for command in lane.in_flight:
-                if command.deadline <= now_s and not command.future.done() and command.part_of is None:
-                    self._owner.tell(command, self._unanswered(command, stalled_s))
-                    self.meter.given_up(command, lane.oldest_sent_s(now_s), now_s)
-
-    def _waited_too_long(self, command: Command) -> Exception:
-        limits = self._limits
-        waited_s = time.monotonic() - command.created_s
-        if self._preferred is None:
-            return NodeUnavailable(
-                f"{self.name}: no connection for {waited_s:.2f} s, until the deadline of {command.name} "
-                f"({len(self.waiting)} waiting, {self.dials} dials, {self.dial_failures} failed); nothing "
-                f"was sent; last error: {self.last_error or 'none'}"
-            )
-        return Overloaded(
-            f"{self.name}: {command.name} waited {waited_s:.2f} s for room, until its deadline: "
-            f"{self.in_flight} of at most {limits.in_flight_max} commands and {self.in_flight_bytes} of "
-            f"{limits.in_flight_bytes_max} bytes in flight, {len(self.waiting)} waiting, oldest "
-            f"{self.oldest_wait_s(time.monotonic()):.2f} s; nothing was sent"
-        )
-
-    def _unanswered(self, command: Command, stalled_s: float) -> Exception:
-        phase = f"; this process's event loop stalled for {stalled_s:.2f} s" if stalled_s else ""
-        text = f"{self.name}: {command.name} was sent and not answered before its deadline"
-        if command.repeatable:
-            return DeadlineExceeded(f"{text} ({self.in_flight} in flight){phase}")
-        return OutcomeUnknown(f"{text}: it may have run, once ({self.in_flight} in flight){phase}")
 
     def oldest_wait_s(self, now_s: float) -> float:
         """Age of the command that has waited longest for room or a connection."""
@@ -515,9 +351,10 @@ class Node:
         except IndexError:  # no question to be asked before: stats() may be called from another thread
             return 0.0
 
-    def is_silent(self, now_s: float) -> bool:
-        """Owes replies and has said nothing for longer than is normal."""
-        return any(lane.silent_for_s(now_s) > self._timeouts.suspect_s for lane in self._lanes)
+    def close_ranks(self) -> None:
+        """Those who left the line would be kept in it until its head moves."""
+        if self.waiting:
+            self.waiting = deque(command for command in self.waiting if not command.future.done())
 
     def take_waiting(self, wanted: Callable[[Command], bool] = lambda _command: True) -> list[Command]:
         """Those in line who are `wanted`, for somebody else to serve; the others stay."""
@@ -529,20 +366,16 @@ class Node:
 
     def drop_connections(self, error: Exception) -> None:
         """Close the shared lanes; what was in them goes to the owner."""
-        for lane in list(self._lanes):
+        for lane in list(self.lanes):
             lane.close(error)
 
     def forget(self, why: str = "the node has left the cluster") -> None:
         """Nobody needs the node any more: close its connections."""
         self._closed = ClientClosed(f"{self.name}: {why}")
         self.upkeep.stop()
-        for timer in (self._retry_timer, self._listeners_timer):
-            if timer is not None:
-                timer.cancel()
-        self._retry_timer = self._listeners_timer = None
+        self.deadlines.close()
+        self.dialer.close()
         self.drop_connections(self._closed)
-        for task in self._dial_tasks:
-            task.cancel()
         self.dedicated.close()
 
     async def aclose(self) -> None:
@@ -550,14 +383,14 @@ class Node:
         self.forget("the client is closed")
         for command in self.take_waiting():
             self._owner.tell(command, ClientClosed(f"{self.name}: the client is closed"))
-        await asyncio.gather(*self._dial_tasks, *self.dedicated.openings, return_exceptions=True)
+        await asyncio.gather(*self.dialer.tasks, *self.dedicated.openings, return_exceptions=True)
 
     def stats(self, now_s: float) -> NodeStats:
         """This node now."""
         return NodeStats(
             name=self.name,
             role=self.role,
-            lanes=len(self._lanes),
+            lanes=len(self.lanes),
             dedicated=self.dedicated.connections,
             dedicated_idle=self.dedicated.idle,
             connections_max=self._limits.connections_max,
@@ -570,11 +403,11 @@ class Node:
             oldest_wait_s=self.oldest_wait_s(now_s),
             waits=self.waits,
             redirects=self.redirects,
-            dials=self.dials,
-            dial_failures=self.dial_failures,
+            dials=self.dialer.dials,
+            dial_failures=self.dialer.failures,
             connections_lost=self.connections_lost,
             reconnects=self.reconnects,
-            last_error=self.last_error,
+            last_error=self.dialer.last_error,
             replies=self.meter.replies.summary(),
             line=self.meter.line.summary(),
             durable=self.meter.durable.summary(),
@@ -582,6 +415,6 @@ class Node:
 
     def __repr__(self) -> str:
         return (
-            f"<Node {self.name} {self.role} lanes={len(self._lanes)} dedicated={self.dedicated.connections} "
+            f"<Node {self.name} {self.role} lanes={len(self.lanes)} dedicated={self.dedicated.connections} "
             f"of={self._limits.connections_max} in_flight={self.in_flight} waiting={len(self.waiting)}>"
         )

@@ -66,7 +66,7 @@ class Nodes:
 
     def reachable(self, preferred: Node | None) -> Node:
         """For what any node can do: the preferred one while it answers, else another that does."""
-        known = [node for node in self if node.role != "unknown" and not node.is_failing]
+        known = [node for node in self if node.role != "unknown" and not node.dialer.is_failing]
         connected = [node for node in known if node.connected]
         candidates = connected or known or list(self)
         return preferred if preferred in candidates else self._rng.choice(candidates)
@@ -82,7 +82,7 @@ class Nodes:
             if endpoint in self.by_endpoint
         ]
         self._rng.shuffle(known)
-        known.sort(key=lambda node: (node.is_silent(now_s), not node.connected))
+        known.sort(key=lambda node: (node.deadlines.is_silent(now_s), not node.connected))
         return list(dict.fromkeys((*known[:ASKED_MAX], *(self.at(seed) for seed in self.seeds))))
 
     # -- a new map -------------------------------------------------------------------------------------------
@@ -112,7 +112,7 @@ class Nodes:
                 continue
             if before == "primary" or before != node.role == "unknown":
                 self._demoted(node)
-            if node.is_silent(now_s):
+            if node.deadlines.is_silent(now_s):
                 node.drop_connections(
                     RedisConnectionError(f"{node.name}: silent, and it owns no slots any more")
                 )

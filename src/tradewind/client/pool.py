@@ -88,7 +88,7 @@ class DedicatedConnection(Connection):
             self.host, self.port = last.endpoint
             try:
                 async with asyncio.timeout(max(0.0, deadline_s - time.monotonic())):
-                    await last.dial(self._dial)
+                    await last.dialer.dial(self._dial)
                 return
             except TimeoutError:
                 raise NodeUnavailable(f"{last.name}: no connection before the deadline") from None

@@ -71,7 +71,7 @@ class ReadRouting:
 
     def _no_replica(self, command: Command, primary: Node) -> NodeUnavailable:
         replicas = self._replicas.get(primary, ())
-        named = ", ".join(f"{node.name} ({node.last_error or 'no answer'})" for node in replicas)
+        named = ", ".join(f"{node.name} ({node.dialer.last_error or 'no answer'})" for node in replicas)
         return NodeUnavailable(
             f"{command.name} may be answered by a replica only (read_from='replica'), and none of "
             f"{primary.name}'s can answer: {named or 'it has none'}"

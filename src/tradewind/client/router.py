@@ -292,7 +292,7 @@ class Router:
     # -- the watchdog's view of what is parked here ----------------------------------------------------------
 
     def _watched(self) -> Iterator[Watched]:
-        yield from self.nodes
+        yield from (node.deadlines for node in self.nodes)
         yield from self.committers
         yield self
 
