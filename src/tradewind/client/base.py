@@ -1,4 +1,4 @@
-"""What `RedisCluster` and `Redis` have in common: opening, the way of a command, views with other options.
+"""What `RedisCluster` and `Redis` have in common: the way of a call, and what an open client holds.
 
 redis-py provides the command methods and the reply callbacks; here a call becomes a `Command`, which the
 router brings to its node. A short path serves commands with one key.
@@ -9,7 +9,7 @@ import functools
 import time
 from abc import abstractmethod
 from binascii import crc_hqx
-from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Generator, Mapping
 from typing import TYPE_CHECKING, Any, Self
 
 import hiredis
@@ -18,31 +18,30 @@ from redis.crc import key_slot
 from redis.exceptions import DataError, ResponseError
 
 from tradewind.client.blocking import BlockingCall, blocking_call, run_blocking
-from tradewind.client.calls import DEFAULT_CALL, Call, CallOptions, OffersViews
-from tradewind.client.catalog import CONNECTION_STATE_COMMANDS, CommandSpec, parse_catalog, untold_catalog
+from tradewind.client.calls import DEFAULT_CALL, CallOptions, OffersViews
+from tradewind.client.catalog import CONNECTION_STATE_COMMANDS, Catalog, CommandSpec, word
 from tradewind.client.command import Command, pack
 from tradewind.client.commit import Committer
 from tradewind.client.credentials import CredentialStream
-from tradewind.client.errors import ClientClosed, ClusterNotReady, SharedConnectionError
+from tradewind.client.errors import ClientClosed, SharedConnectionError
 from tradewind.client.forked import let_go_in_children
+from tradewind.client.making import CommandMaker
 from tradewind.client.node import Node
+from tradewind.client.opening import Opening, start
 from tradewind.client.policy import Limits, RetryPolicy
 from tradewind.client.read_routing import ReadRouting
-from tradewind.client.refresh import Question
 from tradewind.client.replica_reads import ReadFrom
 from tradewind.client.router import Router
 from tradewind.client.settings import connection_settings, timeouts
 from tradewind.client.stats import ClientStats
 from tradewind.client.subscription import MessageHandler, ShardedSubscription
 from tradewind.client.topology import SLOT_COUNT
-from tradewind.client.transaction import Transaction
 
 if TYPE_CHECKING:
     from tradewind.client.telemetry import Telemetry
 
 # Of redis-py's arguments, whatever its release: 7 has neither a deadline nor a cap, nor looks for dead peers.
 OWN_DEFAULTS: Mapping[str, Any] = {"socket_timeout": 5, "max_connections": 100, "socket_keepalive": True}
-CATALOG = Question(("COMMAND",), answer_s=5.0, unready="no node could tell its commands")
 SLOTS_CACHED_MAX = 4096
 ONE_SLOT = 0  # of a single server, where any would do
 REPLY_SKIP_PACKED = pack(("CLIENT REPLY", "SKIP"))  # holds for the next command only
@@ -92,18 +91,17 @@ class ClientCore(OffersViews):
         self._timeout_s = self._timeouts.command_s
         self._settings = connection_settings(connection_kwargs, connection_age_s_max)
         self._retry_policy = retry
-        self._read_from: ReadFrom = read_from
+        self._make = CommandMaker(self.encoder, timeout_s=self._timeout_s, read_from=read_from)
         self._read_your_writes = read_your_writes
         self._chooses_reads = read_from != "primary"  # or a view does
         self._initialize = True
         self._router: Router | None = None
         self._hot_router: Router | None = None  # for GET and SET without options; None where they need more
-        self._catalog: dict[str, CommandSpec] = {}
-        self._containers: set[str] = set()  # commands whose second word names what they do
+        self._catalog = Catalog()
         self._short_path: dict[str, tuple[int, bool]] = {}
         self._committers: dict[tuple[int, int], Committer] = {}
         self._subscriptions: list[ShardedSubscription] = []
-        self._opening: asyncio.Task[None] | None = None
+        self._opening = Opening(self._open)
         self._credentials = CredentialStream(
             self._settings.credential_provider, self._event_dispatcher, self._reauthenticate
         )
@@ -142,38 +140,21 @@ class ClientCore(OffersViews):
         Raises ClusterNotReady with each node's own reason (refused, wrong password, TLS, timeout).
         """
         if self._initialize:
-            if self._opening is None:  # one opening for all callers; who gives up waiting does not end it
-                self._opening = asyncio.get_running_loop().create_task(self._open(), name="open")
-                self._opening.add_done_callback(self._opened)
-            opening = self._opening
-            try:
-                await asyncio.shield(opening)
-            except ClusterNotReady as error:
-                raise ClusterNotReady(str(error), error.reasons) from None  # each caller gets its own
-            except asyncio.CancelledError:
-                if opening.cancelled():  # before it began
-                    raise ClientClosed("the client was closed while it was being opened") from None
-                raise
+            await self._opening.wait()
         return self
 
     async def _open(self) -> None:
         router = self._make_router()
         self._credentials.listen()
         deadline_s = time.monotonic() + self._timeouts.connect_s
-        try:
-            await router.start(deadline_s)
-            if not self._catalog:
-                # Keys matter in a cluster alone, and there redis-py's client too must be told the commands.
-                question = CATALOG._replace(refusal_will_do=not self._has_slots)
-                self._learn_commands(await router.ask_primaries(question, _read_catalog, deadline_s))
-        except BaseException as error:
-            await router.aclose()
-            if isinstance(error, asyncio.CancelledError):
-                raise ClientClosed("the client was closed while it was being opened") from None
-            raise
+        # Keys matter in a cluster alone, and there redis-py's client too must be told the commands.
+        specs = await start(router, deadline_s, needs_catalog=not self._catalog, needs_keys=self._has_slots)
+        if specs:
+            self._learn_commands(Catalog(specs))
         self._router = router
-        self._create_future = asyncio.get_running_loop().create_future  # kept: looking it up costs a getpid()
-        if type(self).execute_command is ClientCore.execute_command and self._is_utf8():
+        # Kept, also for the maker: looking it up costs a getpid().
+        self._create_future = self._make.create_future = asyncio.get_running_loop().create_future
+        if type(self).execute_command is ClientCore.execute_command and self._make.is_utf8():
             self._hot_router = router
         if self._chooses_reads:
             self._choose_reads()
@@ -189,36 +170,19 @@ class ClientCore(OffersViews):
         if self._router is not None and self._router.reads is None:
             self._router.reads = ReadRouting(self._router, read_your_writes=self._read_your_writes)
 
-    def _opened(self, opening: "asyncio.Task[None]") -> None:
-        if self._opening is opening:
-            self._opening = None
-        if not opening.cancelled():
-            opening.exception()  # the callers have been told; there may be none left
-
-    def _learn_commands(self, catalog: dict[str, CommandSpec]) -> None:
+    def _learn_commands(self, catalog: Catalog) -> None:
         self._catalog = catalog
-        self._containers = {name.partition(" ")[0] for name in catalog if " " in name}
-        if not self._is_utf8():
-            return  # the short path leaves the encoding to hiredis, which knows one
-        self._short_path = {
-            name: (spec.first_key, spec.repeatable)
-            for name, spec in catalog.items()
-            if spec.first_key > 0
-            and not spec.blocking
-            and " " not in name
-            and name not in CONNECTION_STATE_COMMANDS
-        }
+        if self._make.is_utf8():  # the short path leaves the encoding to hiredis, which knows one
+            self._short_path = catalog.short_path()
 
     async def aclose(self) -> None:
         """Close every connection. Callers who still wait are told; the client may be used again after it."""
         router, self._router, self._hot_router, self._initialize = self._router, None, None, True
-        opening, subscriptions = self._opening, list(self._subscriptions)
+        subscriptions = list(self._subscriptions)
         self._committers.clear()
         if router is not None:
             router.close()
-        if opening is not None:
-            opening.cancel()
-            await asyncio.gather(opening, return_exceptions=True)
+        await self._opening.cancel()
         for subscription in subscriptions:
             await subscription.aclose()
         if router is not None:
@@ -226,8 +190,8 @@ class ClientCore(OffersViews):
 
     def let_go(self) -> object:
         """In a forked child: what is open is the parent's; the next call opens connections of its own."""
-        parents = self._router, self._opening, list(self._subscriptions)
-        self._router = self._hot_router = self._opening = None
+        parents = self._router, self._opening.let_go(), list(self._subscriptions)
+        self._router = self._hot_router = None
         self._initialize = True
         self._committers.clear()
         self._subscriptions.clear()
@@ -295,7 +259,7 @@ class ClientCore(OffersViews):
         first_key, repeatable = short
         try:
             packed = hiredis.pack_command(args)
-            slot = key_slot(self._encode(args[first_key])) if self._has_slots else ONE_SLOT
+            slot = key_slot(self._make.encode(args[first_key])) if self._has_slots else ONE_SLOT
         except (TypeError, IndexError):
             return None
         now_s = time.monotonic()
@@ -320,7 +284,7 @@ class ClientCore(OffersViews):
         """One key, default options. None, and nothing is sent, for what the long path can explain better."""
         try:
             packed = hiredis.pack_command(args)
-            data = key.encode() if type(key) is str else self._encode(key)
+            data = key.encode() if type(key) is str else self._make.encode(key)
         except TypeError:
             return None
         if self._has_slots:
@@ -347,7 +311,7 @@ class ClientCore(OffersViews):
         spec = self._spec(args)
         if (slot := self._slot_of_call(spec, args)) is None:
             return None
-        command = self._command(spec, args, slot, {}, DEFAULT_CALL)
+        command = self._make.command(spec, args, slot, {}, DEFAULT_CALL)
         self._dispatch(command, DEFAULT_CALL, writes=spec.writes)
         return command.future
 
@@ -383,7 +347,7 @@ class ClientCore(OffersViews):
         REPLY.
         """
         first_key, _ = self._short_path[args[0]]
-        slot = cached_slot(self._encode(args[first_key])) if self._has_slots else ONE_SLOT
+        slot = cached_slot(self._make.encode(args[first_key])) if self._has_slots else ONE_SLOT
         with (router := self._need_router()).noted(slot, writes=True):  # when it runs is not known
             node = router.nodes.owners[slot]
         if node is None:
@@ -395,23 +359,13 @@ class ClientCore(OffersViews):
 
     def _spec(self, args: tuple[Any, ...]) -> CommandSpec:
         """What is known of the command. Raises SharedConnectionError for what must not share a connection."""
-        spec = self._look_up(args)
+        spec = self._catalog.look_up(args)
         refused = self._connection_state_commands
         hint = refused.get(spec.name) or refused.get(word(args[0]))
         if hint is not None:
             raise SharedConnectionError(
                 f"{spec.name} is not possible on a connection that many callers share: {hint}"
             )
-        return spec
-
-    def _look_up(self, args: tuple[Any, ...]) -> CommandSpec:
-        """One that the server does not list counts as a write without keys."""
-        name = args[0] if args[0] in self._catalog else word(args[0])
-        spec = self._catalog.get(name)
-        if name in self._containers and len(args) > 1 and isinstance(args[1], str | bytes):
-            spec = self._catalog.get(f"{name} {word(args[1])}", spec)
-        if spec is None:
-            spec = self._catalog.get(name.split(" ")[0]) or CommandSpec(name, False, True, False, 0, ())
         return spec
 
     async def _run(
@@ -428,7 +382,7 @@ class ClientCore(OffersViews):
         if call.replicas and spec.writes and (blocking is not None or node is not None):
             why = "blocks" if blocking is not None else "has no key"
             raise DataError(f"{spec.name} {why}, so it cannot be durable: call it on the client itself")
-        command = self._command(spec, args, slot, options, call)
+        command = self._make.command(spec, args, slot, options, call)
         command.pinned = node
         if blocking is None:
             self._dispatch(command, call, writes=spec.writes)
@@ -436,28 +390,6 @@ class ClientCore(OffersViews):
         command.deadline = command.created_s + blocking.seconds + self._timeouts.blocking_margin_s
         with self._need_router().noted(slot, writes=spec.writes):
             return await self._value_of(self._block(command, blocking), args, options)
-
-    def _command(
-        self,
-        spec: CommandSpec,
-        args: tuple[Any, ...],
-        slot: int,
-        options: dict[str, Any],
-        call: CallOptions,
-    ) -> Command:
-        packed, repeatable = self._pack(args), spec.repeatable or call.idempotent
-        created_s, deadline_s = self._times_of(call)
-        command = Command(spec.name, packed, self._create_future(), slot, repeatable, created_s, deadline_s)
-        command.raw = options.pop(NEVER_DECODE, None) is not None  # redis-py says it with an empty list
-        read_from = call.read_from or self._read_from
-        if spec.reads and read_from != "primary":
-            command.read_from = read_from
-        return command
-
-    def _times_of(self, call: CallOptions) -> tuple[float, float]:
-        """Now, and the deadline of a call that is made now."""
-        now_s = time.monotonic()
-        return now_s, now_s + (self._timeout_s if call.timeout_s is None else call.timeout_s)
 
     def _dispatch(self, command: Command, call: CallOptions, *, writes: bool) -> None:
         """Send a command on its way: a write of a durable view in a batch."""
@@ -469,7 +401,7 @@ class ClientCore(OffersViews):
 
     async def _block(self, command: Command, blocking: BlockingCall) -> Any:
         """Run a blocking command on a connection of its own, and give back the reply."""
-        return await run_blocking(self._need_router(), command, blocking, self._pack)
+        return await run_blocking(self._need_router(), command, blocking, self._make.pack)
 
     def intercept(self, **ways: Callable[..., Any]) -> None:
         """For telemetry: in place of `_dispatch` and `_block`, one of which every command then passes."""
@@ -489,7 +421,7 @@ class ClientCore(OffersViews):
     def _value(self, reply: Any, args: tuple[Any, ...], options: dict[str, Any]) -> Any:
         """redis-py's value for a command's reply."""
         options.pop("keys", None)  # for redis-py's cache
-        name = args[0] if args[0] in self._catalog else word(args[0])
+        name = self._catalog.name_of(args[0])
         callback = get_exactly(self.response_callbacks, name)
         return reply if callback is None else callback(reply, **options)
 
@@ -512,31 +444,9 @@ class ClientCore(OffersViews):
         slot = self._slot_of_call(spec, args)
         if slot is None:
             return None
-        command = self._command(spec, args, slot, options, call)
+        command = self._make.command(spec, args, slot, options, call)
         self._dispatch(command, call, writes=spec.writes)
         return command.future
-
-    def _transaction_of(
-        self, calls: Sequence[Call], slot: int, call: CallOptions
-    ) -> tuple[Transaction, bool]:
-        """MULTI, the calls and EXEC as one command; and whether it writes."""
-        specs = [self._spec(args) for args, _ in calls]
-        pack_one = pack if self._is_utf8() else self._pack
-        packed = [pack_one(args) for args, _ in calls]
-        repeatable = call.idempotent or all(spec.repeatable for spec in specs)
-        transaction = Transaction(packed, self._create_future(), slot, repeatable, *self._times_of(call))
-        return transaction, any(spec.writes for spec in specs)
-
-    def _pack(self, args: tuple[Any, ...]) -> bytes:
-        if self._is_utf8():
-            return pack(args)
-        return pack((args[0], *(self._encode(arg) for arg in args[1:])))
-
-    def _is_utf8(self) -> bool:
-        return str(self.encoder.encoding).lower().replace("-", "") == "utf8"
-
-    def _encode(self, value: Any) -> bytes:
-        return bytes(self.encoder.encode(value))
 
     def _need_router(self) -> Router:
         if self._router is None:
@@ -573,21 +483,8 @@ class ClientCore(OffersViews):
         )
 
 
-def word(value: Any) -> str:
-    """A word of a command as the catalog and redis-py's callbacks spell it."""
-    return (value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)).upper()
-
-
 # Calls with several keys mostly name the same ones again: those of a partition, a group, a user.
 cached_slot = functools.lru_cache(maxsize=SLOTS_CACHED_MAX)(key_slot)
-
-
-def _read_catalog(_node: Node, reply: Any) -> dict[str, CommandSpec]:
-    """Raises ValueError for what is not understood."""
-    try:
-        return untold_catalog() if reply is None else parse_catalog(reply)
-    except (LookupError, TypeError) as error:
-        raise ValueError(f"COMMAND answered in a form that is not understood: {error}") from error
 
 
 def _forget(future: "asyncio.Future[Any]") -> None:

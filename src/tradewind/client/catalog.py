@@ -79,6 +79,45 @@ class CommandSpec(NamedTuple):
     reads: bool = False  # it reads keys, and nothing else: a replica can answer
 
 
+class Catalog(dict[str, CommandSpec]):
+    """Specs by name, for finding that of a call. A server's new answer is a new catalog."""
+
+    def __init__(self, specs: Mapping[str, CommandSpec] | None = None) -> None:
+        super().__init__(specs or {})
+        # Commands whose second word names what they do.
+        self._containers = {name.partition(" ")[0] for name in self if " " in name}
+
+    def name_of(self, first: Any) -> str:
+        """The name in a call's first argument, as it is spelled here."""
+        return first if first in self else word(first)
+
+    def look_up(self, args: tuple[Any, ...]) -> CommandSpec:
+        """One that the server does not list counts as a write without keys."""
+        name = self.name_of(args[0])
+        spec = self.get(name)
+        if name in self._containers and len(args) > 1 and isinstance(args[1], str | bytes):
+            spec = self.get(f"{name} {word(args[1])}", spec)
+        if spec is None:
+            spec = self.get(name.split(" ")[0]) or CommandSpec(name, False, True, False, 0, ())
+        return spec
+
+    def short_path(self) -> dict[str, tuple[int, bool]]:
+        """Of those that need no more thought: where the one key stands, and whether it is repeatable."""
+        return {
+            name: (spec.first_key, spec.repeatable)
+            for name, spec in self.items()
+            if spec.first_key > 0
+            and not spec.blocking
+            and " " not in name
+            and name not in CONNECTION_STATE_COMMANDS
+        }
+
+
+def word(value: Any) -> str:
+    """A word of a command as the catalog and redis-py's callbacks spell it."""
+    return _text(value).upper()
+
+
 def parse_catalog(reply: Iterable[Any]) -> dict[str, CommandSpec]:
     """Specs by name as redis-py writes it (`"GET"`, `"XINFO STREAM"`), from the raw reply of COMMAND."""
     catalog: dict[str, CommandSpec] = {}

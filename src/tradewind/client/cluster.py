@@ -243,8 +243,8 @@ class RedisCluster(ClientCore, RedisPyCluster):  # type: ignore[misc]  # its bas
         """The slots of the command's keys; a transaction has one."""
         short = self._short_path.get(args[0])
         if short is not None and short[0] < len(args):
-            return {cached_slot(self._encode(args[short[0]]))}
-        return self._slots(self._look_up(args), args)
+            return {cached_slot(self._make.encode(args[short[0]]))}
+        return self._slots(self._catalog.look_up(args), args)
 
     def _slot(self, spec: CommandSpec, args: tuple[Any, ...]) -> int:
         """The one slot of the command's keys. Raises RedisClusterException for none, or for several."""
@@ -252,7 +252,7 @@ class RedisCluster(ClientCore, RedisPyCluster):  # type: ignore[misc]  # its bas
             return int(args[1 if " " in str(args[0]) else 2])
         slots = self._slots(spec, args)
         if spec.name == "PUBLISH":  # has no key; its channel spreads the load
-            slots = {cached_slot(self._encode(channel)) for channel in args[1:2]}
+            slots = {cached_slot(self._make.encode(channel)) for channel in args[1:2]}
         if len(slots) == 1:
             return slots.pop()
         if slots:
@@ -269,7 +269,7 @@ class RedisCluster(ClientCore, RedisPyCluster):  # type: ignore[misc]  # its bas
             keys = find_keys(spec, args)
         except (ValueError, TypeError, IndexError):
             keys = []
-        return {cached_slot(self._encode(key)) for key in keys}
+        return {cached_slot(self._make.encode(key)) for key in keys}
 
     def _result(self, name: str, replies: dict[str, Any], options: dict[str, Any]) -> Any:
         """One value for the replies of all nodes asked, merged as redis-py merges them."""

@@ -116,7 +116,7 @@ class Transactions:
             await self.send(args, {}, slot)
             return True
         await core.initialize()
-        command = core._command(core._look_up(args), args, slot, {}, self._call)
+        command = core._make.command(core._catalog.look_up(args), args, slot, {}, self._call)
         try:
             self._watch = await begin_watch(core._need_router(), command)
         except Exception as error:
@@ -129,8 +129,8 @@ class Transactions:
         core, watch = self._core, self._watch
         if watch is None:
             raise WatchError("Nothing is watched any more")
-        spec = core._look_up(args) if args[0] == "WATCH" else core._spec(args)
-        command = core._command(spec, args, slot, options, self._call)
+        spec = core._catalog.look_up(args) if args[0] == "WATCH" else core._spec(args)
+        command = core._make.command(spec, args, slot, options, self._call)
         blocking = blocking_call(spec, args)
         if blocking is not None:
             command.deadline = command.created_s + blocking.seconds + core._timeouts.blocking_margin_s
@@ -152,7 +152,9 @@ class Transactions:
         """
         core = self._core
         sent = [(args, options) for args, options in calls if EMPTY_RESPONSE not in options]
-        transaction, writes = core._transaction_of(sent, slot, self._call)
+        specs = [core._spec(args) for args, _ in sent]
+        transaction = core._make.transaction(specs, sent, slot, self._call)
+        writes = any(spec.writes for spec in specs)
         watch, self._watch = self._watch, None
         try:
             if watch is None:
