@@ -316,7 +316,9 @@ def test_in_the_background_loop_it_is_refused(server: Server, make_blocking: Mak
 
 
 @pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="this system has no timers that send signals")
-@pytest.mark.parametrize("call", [lambda c: c.set("a", 2), lambda c: c.blpop(["none"], timeout=0)], ids=str)
+@pytest.mark.parametrize(
+    "call", [lambda c: c.set("a", 2), lambda c: c.blpop(["none"], timeout=0)], ids=["plain", "blocking"]
+)
 def test_an_interrupted_call_leaves_no_damage(
     server: Server, make_blocking: MakeBlocking, call: Callable[[Redis], Any]
 ) -> None:

@@ -85,10 +85,19 @@ class Watchdog:
             return
         stalled_s, self._stalled_s = self._stalled_s, 0.0
         for item in watched:
-            item.expire(now_s, stalled_s)
-            item.tick(now_s)
+            self._look_after(item, now_s, stalled_s)
         if any(item.active for item in watched):
             self.start()
+
+    def _look_after(self, item: Watched, now_s: float, stalled_s: float) -> None:
+        """A defect in looking after one must not leave the callers of all others waiting for ever."""
+        try:
+            item.expire(now_s, stalled_s)
+            item.tick(now_s)
+        except Exception as error:
+            asyncio.get_running_loop().call_exception_handler(
+                {"message": f"the watchdog could not look after {item!r}", "exception": error}
+            )
 
     def _must_drain(self, watched: list[Watched], now_s: float) -> bool:
         if self._rounds_left:
