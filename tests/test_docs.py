@@ -15,6 +15,7 @@ import redis.exceptions
 import tradewind
 from tests.programs import ROOT, output_of
 from tradewind.client import commit, errors, metrics, policy, standalone, subscription
+from tradewind.client.cache import CacheOptions, CacheStats
 from tradewind.client.stats import ClientStats, NodeStats
 from tradewind.engine import book, desk, keys, lease, messages, partition, quotes, risk
 from tradewind.ops import load
@@ -153,6 +154,16 @@ def test_the_table_of_metrics_is_complete() -> None:
     kinds = {item.name: (item.kind.name.lower(), item.labels) for item in metrics.METRICS}
     kinds.update({item.name: ("histogram", ("node",)) for item in metrics.DISTRIBUTIONS})
     assert documented == kinds
+
+
+def test_the_tables_of_the_cache_are_complete() -> None:
+    page = ROOT / "docs" / "caching.md"
+    defaults = {field.name: field.default for field in dataclasses.fields(CacheOptions)}
+    options = _rows(_section(page, "What is kept"), "option")
+    documented = {CODE.findall(name)[0]: ast.literal_eval(default.strip("`")) for name, default, _ in options}
+    assert documented == defaults
+    stats = {name for first, *_ in _rows(_text(page), "`CacheStats`") for name in CODE.findall(first)}
+    assert stats == {field.name for field in dataclasses.fields(CacheStats)}
 
 
 def test_the_table_of_errors_is_complete() -> None:

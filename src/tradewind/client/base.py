@@ -18,9 +18,11 @@ from redis.crc import key_slot
 from redis.exceptions import DataError, ResponseError
 
 from tradewind.client.blocking import BlockingCall, blocking_call, run_blocking
+from tradewind.client.cache import MISSING, CacheOptions
+from tradewind.client.caching import ReadCaching
 from tradewind.client.calls import DEFAULT_CALL, CallOptions, OffersViews
 from tradewind.client.catalog import CONNECTION_STATE_COMMANDS, Catalog, CommandSpec, word
-from tradewind.client.command import Command, pack
+from tradewind.client.command import Command
 from tradewind.client.commit import Committer
 from tradewind.client.credentials import CredentialStream
 from tradewind.client.errors import ClientClosed, SharedConnectionError
@@ -36,6 +38,7 @@ from tradewind.client.settings import connection_settings, timeouts
 from tradewind.client.stats import ClientStats
 from tradewind.client.subscription import MessageHandler, ShardedSubscription
 from tradewind.client.topology import SLOT_COUNT
+from tradewind.client.unheard import SendsUnheard
 
 if TYPE_CHECKING:
     from tradewind.client.telemetry import Telemetry
@@ -44,14 +47,13 @@ if TYPE_CHECKING:
 OWN_DEFAULTS: Mapping[str, Any] = {"socket_timeout": 5, "max_connections": 100, "socket_keepalive": True}
 SLOTS_CACHED_MAX = 4096
 ONE_SLOT = 0  # of a single server, where any would do
-REPLY_SKIP_PACKED = pack(("CLIENT REPLY", "SKIP"))  # holds for the next command only
 BRACE = ord("{")  # looked for as a number: as bytes that takes eight times as long
 NOT_ON_THE_SHORT_PATH = frozenset({"target_nodes", NEVER_DECODE})
 # redis-py's table of callbacks takes names in any case, at a price; ours are as listed.
 get_exactly = dict.get
 
 
-class ClientCore(OffersViews):
+class ClientCore(OffersViews, SendsUnheard):
     """The part of a client that redis-py's classes do not have. Not thread safe; one event loop.
 
     Ordering: commands that one task awaits one after the other run in that order. Commands of concurrent
@@ -79,6 +81,7 @@ class ClientCore(OffersViews):
         telemetry: "Telemetry | bool | None",
         read_from: ReadFrom = "primary",
         read_your_writes: bool = True,
+        cache: CacheOptions | None = None,
     ) -> None:
         """The rest of a constructor: `connection_kwargs` are what redis-py's has made of its arguments."""
         self._limits = Limits(
@@ -94,6 +97,7 @@ class ClientCore(OffersViews):
         self._make = CommandMaker(self.encoder, timeout_s=self._timeout_s, read_from=read_from)
         self._read_your_writes = read_your_writes
         self._chooses_reads = read_from != "primary"  # or a view does
+        self._cache_options = cache
         self._initialize = True
         self._router: Router | None = None
         self._hot_router: Router | None = None  # for GET and SET without options; None where they need more
@@ -110,6 +114,8 @@ class ClientCore(OffersViews):
             from tradewind.client.telemetry import Telemetry  # not at the top: it needs an extra
 
             (Telemetry() if telemetry is True else telemetry).watch(self)
+        if cache is not None:
+            self._keep_replies()
 
     # -- what differs between a cluster and one server -------------------------------------------------------
 
@@ -158,6 +164,8 @@ class ClientCore(OffersViews):
             self._hot_router = router
         if self._chooses_reads:
             self._choose_reads()
+        if self._cache_options is not None:
+            self._keep_replies()
         self._initialize = False
 
     def _reauthenticate(self, credentials: tuple[str, ...]) -> None:
@@ -169,6 +177,16 @@ class ClientCore(OffersViews):
         self._leave_short_ways()
         if self._router is not None and self._router.reads is None:
             self._router.reads = ReadRouting(self._router, read_your_writes=self._read_your_writes)
+
+    def _keep_replies(self) -> None:
+        if self._settings.protocol != 3:
+            raise DataError("servers tell what has changed in RESP3 only: pass protocol=3 to cache replies")
+        if self._cache_options is None:
+            self._cache_options = CacheOptions()
+        self._leave_short_ways()
+        if self._router is not None and self._router.caching is None:
+            encode, encoding = self._make.encode, self._settings.encoding
+            self._router.caching = ReadCaching(self._router, self._cache_options, encode, encoding)
 
     def _learn_commands(self, catalog: Catalog) -> None:
         self._catalog = catalog
@@ -312,50 +330,27 @@ class ClientCore(OffersViews):
         if (slot := self._slot_of_call(spec, args)) is None:
             return None
         command = self._make.command(spec, args, slot, {}, DEFAULT_CALL)
+        ttl_s = None if router.caching is None else router.caching.ttl_s(command, spec, args)
+        if ttl_s is not None:
+            if (reply := self._kept(args, ttl_s)) is MISSING:
+                return None
+            command.future.set_result(reply)
+            return command.future
         self._dispatch(command, DEFAULT_CALL, writes=spec.writes)
         return command.future
+
+    def _kept(self, args: tuple[Any, ...], ttl_s: float) -> Any:
+        """A reply from memory that is not older, or MISSING."""
+        caching = None if self._router is None else self._router.caching
+        spec = self._catalog.get(args[0])
+        if caching is None or spec is None or not spec.cacheable:
+            return MISSING
+        return caching.cache.lookup(self._make.pack(args), ttl_s, time.monotonic())
 
     def _leave_short_ways(self) -> None:
         """Have every command pass `_dispatch` or `_block`. Clients that need neither pay nothing for it."""
         self._takes_short_ways = False
         self._send = self._send_in_sight  # type: ignore[method-assign]
-
-    def post(self, *args: Any) -> None:
-        """Send a command with one key, as `execute_command` does (waiting, redirects, retries), for a caller
-        who has no use for the reply: an error is counted in `stats()` and forgotten.
-
-        For what should arrive and is checked in another way, such as an order that will be answered by a
-        message. For a stream of messages that may be lost, `send_unanswered` is cheaper. The client must be
-        initialized. Raises KeyError for a command that has not exactly one key, or that blocks, DataError for
-        an argument that has no bytes.
-        """
-        first_key, repeatable = self._short_path[args[0]]
-        future = self._send(self._need_router(), args, args[first_key], repeatable)
-        if future is None:
-            raise DataError(f"{args[0]}: convert the arguments to bytes, str, int or float first")
-        future.add_done_callback(_forget)
-
-    def send_unanswered(self, *args: Any) -> None:
-        """Send a command with one key whose reply the server is told to leave out (CLIENT REPLY SKIP).
-
-        Costs neither side a reply, and this process no wake-up. In return nothing is done for it: it is
-        dropped where no connection is open or the socket is full, follows no redirect, and an error stays
-        unknown and uncounted. For many messages each of which may be lost because it is asked for again or
-        soon outdated; what should arrive goes by `post`. KeyError as for `post`, which does it where the
-        server cannot be relied on to leave the reply out: an ACL forbids it to this user, it has not yet been
-        asked on this connection whether one does, or (Redis 7.0) a busy server answers BUSY also to CLIENT
-        REPLY.
-        """
-        first_key, _ = self._short_path[args[0]]
-        slot = cached_slot(self._make.encode(args[first_key])) if self._has_slots else ONE_SLOT
-        with (router := self._need_router()).noted(slot, writes=True):  # when it runs is not known
-            node = router.nodes.owners[slot]
-        if node is None:
-            return
-        if not (node.may_skip_replies() and self._catalog["CLIENT REPLY"].runs_when_busy):
-            self.post(*args)
-        else:
-            node.write_unanswered(REPLY_SKIP_PACKED + hiredis.pack_command(args))
 
     def _spec(self, args: tuple[Any, ...]) -> CommandSpec:
         """What is known of the command. Raises SharedConnectionError for what must not share a connection."""
@@ -384,19 +379,24 @@ class ClientCore(OffersViews):
             raise DataError(f"{spec.name} {why}, so it cannot be durable: call it on the client itself")
         command = self._make.command(spec, args, slot, options, call)
         command.pinned = node
+        caching = self._need_router().caching
+        ttl_s = None if caching is None else caching.ttl_s(command, spec, args, call.cache_ttl_s)
+        if caching is not None and ttl_s is not None:
+            send = functools.partial(self._dispatch, call=call, writes=False)
+            return await self._value_of(caching.read(command, spec, args, ttl_s, send), args, options)
         if blocking is None:
             self._dispatch(command, call, writes=spec.writes)
             return await self._value_of(command.future, args, options)
         command.deadline = command.created_s + blocking.seconds + self._timeouts.blocking_margin_s
-        with self._need_router().noted(slot, writes=spec.writes):
+        with self._need_router().news.writing(slot, writes=spec.writes):
             return await self._value_of(self._block(command, blocking), args, options)
 
     def _dispatch(self, command: Command, call: CallOptions, *, writes: bool) -> None:
         """Send a command on its way: a write of a durable view in a batch."""
         router = self._need_router()
         router.commands += 1
-        if writes and router.reads is not None:
-            router.reads.note_write(command.slot, command.future)
+        if writes and router.news.listeners:
+            router.news.note(command.slot, command.future)
         (self._committer(call) if call.replicas and writes else router).dispatch(command)
 
     async def _block(self, command: Command, blocking: BlockingCall) -> Any:
@@ -448,6 +448,9 @@ class ClientCore(OffersViews):
         self._dispatch(command, call, writes=spec.writes)
         return command.future
 
+    def _slot_of_key(self, key: Any) -> int:
+        return cached_slot(self._make.encode(key)) if self._has_slots else ONE_SLOT
+
     def _need_router(self) -> Router:
         if self._router is None:
             raise ClientClosed("the client is closed")
@@ -485,8 +488,3 @@ class ClientCore(OffersViews):
 
 # Calls with several keys mostly name the same ones again: those of a partition, a group, a user.
 cached_slot = functools.lru_cache(maxsize=SLOTS_CACHED_MAX)(key_slot)
-
-
-def _forget(future: "asyncio.Future[Any]") -> None:
-    if not future.cancelled():
-        future.exception()  # looked at, so that asyncio does not report it

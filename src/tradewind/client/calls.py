@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 import redis.asyncio
+from redis.client import NEVER_DECODE
 from redis.commands import (
     AsyncCoreCommands,
     AsyncRedisClusterCommands,
@@ -15,6 +16,7 @@ from redis.commands import (
 )
 from redis.exceptions import DataError
 
+from tradewind.client.cache import MISSING
 from tradewind.client.pipeline import Pipeline, run_watched
 from tradewind.client.replica_reads import ReadFrom, checked_read_from
 from tradewind.client.server_pipeline import ServerPipeline
@@ -32,9 +34,11 @@ class CallOptions:
     replicas: int = 0
     durable_lanes: int = 2
     read_from: ReadFrom | None = None
+    cache_ttl_s: float | None = None
 
 
 DEFAULT_CALL = CallOptions()
+NOT_KEPT = {"target_nodes", NEVER_DECODE}  # replies to calls with these options
 Call = tuple[tuple[Any, ...], dict[str, Any]]  # a command's words, and redis-py's options for it
 
 
@@ -44,6 +48,10 @@ class OffersViews:
     @abstractmethod
     def _bound(self, call: CallOptions) -> "BoundCalls":
         """A view of this client with these options."""
+
+    @abstractmethod
+    def _keep_replies(self) -> None:
+        """Replies are cached from now on."""
 
     @abstractmethod
     def _choose_reads(self) -> None:
@@ -64,16 +72,35 @@ class OffersViews:
         return self._bound(CallOptions(timeout_s, idempotent, replicas, lanes))
 
     def with_options(
-        self, *, timeout_s: float | None = None, idempotent: bool = False, read_from: str | None = None
+        self,
+        *,
+        timeout_s: float | None = None,
+        idempotent: bool = False,
+        read_from: str | None = None,
+        cache_ttl_s: float | None = None,
     ) -> "BoundCalls":
-        """A view with another deadline, whose writes may be sent again (running twice does no harm), or whose
-        reads come from other nodes (docs/replica-reads.md; from then on all calls of the client cost a little
-        more). Raises DataError for a `read_from` that does not exist.
+        """A view with another deadline, whose writes may be sent again (running twice does no harm), whose
+        reads come from other nodes (docs/replica-reads.md), or from memory (see `cached`). The last two make
+        all calls of the client cost a little more from then on.
+
+        Raises DataError for a `read_from` that does not exist, or what the client cannot do.
         """
         chosen = None if read_from is None else checked_read_from(read_from)
         if chosen not in (None, "primary"):
             self._choose_reads()
-        return self._bound(CallOptions(timeout_s, idempotent, read_from=chosen))
+        if cache_ttl_s is not None:
+            self._keep_replies()
+        return self._bound(CallOptions(timeout_s, idempotent, read_from=chosen, cache_ttl_s=cache_ttl_s))
+
+    def cached(self, ttl_s: float = 60.0) -> "BoundCalls":
+        """A view whose reads of one key are answered from memory (docs/caching.md).
+
+        A reply is at most `ttl_s` old. It is dropped as soon as the server tells that the key has changed,
+        and when this client writes to the key's slot. Needs RESP3, else DataError is raised.
+        """
+        if ttl_s <= 0:
+            raise DataError(f"cached(ttl_s={ttl_s}): it must be positive")
+        return self.with_options(cache_ttl_s=ttl_s)
 
 
 async def call_each_slot(
@@ -102,6 +129,10 @@ class BoundCalls:
 
     async def execute_command(self, *args: Any, **options: Any) -> Any:
         """As the client's, with this view's options."""
+        if self.call.cache_ttl_s is not None and not options.keys() & NOT_KEPT:
+            reply = self._client._kept(args, self.call.cache_ttl_s)
+            if reply is not MISSING:
+                return self._client._value(reply, args, options)
         return await self._client.execute_call(args, options, self.call)
 
     def __getattr__(self, name: str) -> Any:

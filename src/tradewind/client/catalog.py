@@ -77,6 +77,7 @@ class CommandSpec(NamedTuple):
     key_specs: tuple[KeySpec, ...]
     runs_when_busy: bool = False  # also while a script has taken too long
     reads: bool = False  # it reads keys, and nothing else: a replica can answer
+    cacheable: bool = False  # ... one key, on which alone the reply depends
 
 
 class Catalog(dict[str, CommandSpec]):
@@ -138,16 +139,21 @@ def _add(catalog: dict[str, CommandSpec], entry: list[Any]) -> None:
     specs = tuple(spec for raw in raw_specs if (spec := _key_spec(raw)) is not None)
     changes_keys = any(KEY_CHANGE_FLAGS & {_text(flag) for flag in raw["flags"]} for raw in raw_specs)
     writes = "readonly" not in flags and (changes_keys or bool(flags & {"write", "may_replicate"}))
+    # The script that EVALSHA_RO names may be unknown on a replica: scripts are not replicated.
+    reads = "readonly" in flags and bool(specs) and name != "EVALSHA_RO"
+    first_key = _first_key(name, specs)
+    # TTL and SRANDMEMBER have this tip: what they say changes without a write.
+    is_lasting = "nondeterministic_output" not in {_text(tip) for tip in entry[7]}
     catalog[name] = CommandSpec(
         name=name,
         repeatable="readonly" in flags or not (writes or flags & EFFECT_FLAGS),
         writes=writes,
         blocking="blocking" in flags,
-        first_key=_first_key(name, specs),
+        first_key=first_key,
         key_specs=specs,
         runs_when_busy="allow_busy" in flags,
-        # The script that EVALSHA_RO names may be unknown on a replica: scripts are not replicated.
-        reads="readonly" in flags and bool(specs) and name != "EVALSHA_RO",
+        reads=reads,
+        cacheable=reads and first_key > 0 and "blocking" not in flags and is_lasting,
     )
     for subcommand in entry[9]:
         _add(catalog, subcommand)

@@ -20,6 +20,7 @@ from redis.cluster import PRIMARY, REPLICA, SLOT_ID
 from redis.exceptions import DataError, RedisClusterException
 
 from tradewind.client.base import OWN_DEFAULTS, ClientCore, cached_slot
+from tradewind.client.cache import CacheOptions
 from tradewind.client.calls import DEFAULT_CALL, BoundCalls, CallOptions, ClusterCalls, call_each_slot
 from tradewind.client.catalog import CommandSpec, find_keys
 from tradewind.client.node import Node
@@ -48,7 +49,8 @@ class RedisCluster(ClientCore, RedisPyCluster):  # type: ignore[misc]  # its bas
     deadline. `retry="always"` sends writes again whose reply was lost, as redis-py does: they may then run
     twice. `read_from` ("primary", "replica", "prefer_replica", "lowest_latency" or "any"; default: what
     redis-py's `read_from_replicas` and `load_balancing_strategy` say, else "primary"): the nodes that reads
-    may come from. They see this client's own writes, unless `read_your_writes` is False.
+    may come from. They see this client's own writes, unless `read_your_writes` is False. `cache` (a
+    CacheOptions): which reads are answered from memory, and how many replies are kept there.
 
     Ordering: commands that one task awaits one after the other run in that order. Commands of concurrent
     callers have no order among each other. Errors: see `tradewind.client.errors`. Not thread safe; one event
@@ -67,6 +69,7 @@ class RedisCluster(ClientCore, RedisPyCluster):  # type: ignore[misc]  # its bas
         telemetry: "Telemetry | bool | None" = None,
         read_from: str | None = None,
         read_your_writes: bool = True,
+        cache: CacheOptions | None = None,
         **kwargs: Any,
     ) -> None:
         if retry is not None:
@@ -96,6 +99,7 @@ class RedisCluster(ClientCore, RedisPyCluster):  # type: ignore[misc]  # its bas
             telemetry=telemetry,
             read_from=chosen,
             read_your_writes=read_your_writes,
+            cache=cache,
         )
 
     @classmethod

@@ -34,6 +34,7 @@ class NodeOwner(Protocol):
     """Who decides what happens to a command that a node could not finish."""
 
     slow_log: SlowLog
+    on_push: Callable[["Node", Any], None]
 
     def tell(self, command: Command, error: Exception) -> None:
         """Fail the command, and count the error."""
@@ -288,8 +289,8 @@ class Node:
         else:
             self._admit_waiting()
 
-    def on_push(self, _lane: Lane, _message: list[Any] | Exception) -> None:
-        return None
+    def on_push(self, _lane: Lane, message: list[Any] | Exception) -> None:
+        self._owner.on_push(self, message)
 
     # -- reads of a replica ----------------------------------------------------------------------------------
 

@@ -135,7 +135,7 @@ class Transactions:
         if blocking is not None:
             command.deadline = command.created_s + blocking.seconds + core._timeouts.blocking_margin_s
         try:
-            with core._need_router().noted(slot, writes=spec.writes):
+            with core._need_router().news.writing(slot, writes=spec.writes):
                 return await core._value_of(watch.send(command), args, options)
         except Exception as error:
             _count(core, error)
@@ -161,7 +161,7 @@ class Transactions:
                 core._dispatch(transaction, self._call, writes=writes)
                 replies = await transaction.future
             else:
-                with core._need_router().noted(slot, writes=writes):
+                with core._need_router().news.writing(slot, writes=writes):
                     replies = await watch.execute(transaction, self._call.replicas if writes else 0)
         except Exception as error:
             if watch is not None:

@@ -9,13 +9,14 @@ import time
 from collections.abc import Coroutine
 from typing import TYPE_CHECKING, Any
 
-from redis.exceptions import RedisError, TryAgainError
+from redis.exceptions import RedisError
 
 from tradewind.client.command import Command, pack, second_try
 from tradewind.client.errors import NodeUnavailable
 from tradewind.client.node import Node
 from tradewind.client.policy import Verdict, judge
-from tradewind.client.replica_reads import NO_KEY, OVERDUE_S, History, ReplicaReads, parse_history
+from tradewind.client.replica_reads import OVERDUE_S, History, ReplicaReads, parse_history
+from tradewind.client.slot_news import NO_KEY
 from tradewind.client.topology import SlotMap
 
 if TYPE_CHECKING:
@@ -39,21 +40,17 @@ class ReadRouting:
         self._nodes_known = self._nodes_known_max = 0
         self.from_replicas = 0  # reads sent to one
         self._replicas: dict[Node, tuple[Node, ...]] = {}
-        self._owners = router.nodes.owners
         self._wanted: set[Node] = set()  # primaries whose replicas are to be compared
         self._comparisons: dict[Node, asyncio.Task[None]] = {}
         self._measurement: asyncio.Task[None] | None = None
         self._measured_s = 0.0
+        router.news.listeners.append(self.choice)
         for command in router.under_way():
             if command.part_of is None and not command.future.done():  # it may be a write
-                self.note_write(command.slot, command.future)
+                router.news.note(command.slot, command.future)
         router.nodes.on_map.append(self._on_map)
+        router.on_node_lost.append(self._on_lost)
         self._on_map(router.nodes.slot_map)
-
-    def note_write(self, slot: int, future: "asyncio.Future[Any]") -> None:
-        """A write is sent whose end its future tells."""
-        self.choice.write_begun(slot)
-        future.add_done_callback(lambda _future: self.choice.write_ended(slot))
 
     # -- the way of a read -----------------------------------------------------------------------------------
 
@@ -101,7 +98,7 @@ class ReadRouting:
         other = self.choice.choose(command.slot, primary, command.read_from)
         return None if other is node else other
 
-    def on_lost(self, node: Node) -> None:
+    def _on_lost(self, node: Node) -> None:
         """Reads in its line find their way anew: the next server there may be one that has forgotten."""
         if not node.connected:
             for command in node.take_waiting(lambda command: command.read_from is not None):
@@ -136,26 +133,14 @@ class ReadRouting:
         self._replicas = {
             node(item.primary): tuple(node(replica) for replica in item.replicas) for item in slot_map.ranges
         }
-        before, self._owners = self._owners, self._router.nodes.owners
         self._nodes_known = sum(1 for _ in slot_map.endpoints())
         self._nodes_known_max = max(self._nodes_known, self._nodes_known_max)
-        pairs = zip(before, self._owners, strict=True)
         self.choice.set_shards(self._replicas)
-        self.choice.owner_changed([slot for slot, (old, new) in enumerate(pairs) if old is not new])
         for primary, replicas in self._replicas.items():
             primary.upkeep.set_read_only(False)
             for replica in replicas:
                 replica.upkeep.set_read_only(True)
                 replica.connect_soon()
-
-    def on_moved(self, slot: int) -> None:
-        """A redirect has named another owner of the slot."""
-        self.choice.owner_changed((slot,))
-
-    def look_for_move(self, command: Command, error: Exception) -> None:
-        """ASK and TRYAGAIN mean that the slot is on its way to another owner."""
-        if command.slot >= 0 and (judge(error) is Verdict.ASK or isinstance(error, TryAgainError)):
-            self.choice.is_moving(command.slot)
 
     # -- comparing replicas with their primary ---------------------------------------------------------------
 

@@ -21,13 +21,13 @@ a few checkpoints for each primary are all that is kept.
 
 from array import array
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Generic, Literal, NamedTuple, Protocol, TypeVar, get_args
 
 from redis.cluster import LoadBalancingStrategy
 from redis.exceptions import DataError
 
+from tradewind.client.slot_news import NO_KEY
 from tradewind.client.topology import SLOT_COUNT
 
 ReadFrom = Literal["primary", "replica", "prefer_replica", "lowest_latency", "any"]
@@ -38,7 +38,6 @@ BENCH_S = 1.0  # ... and so is a replica that refused a read (LOADING, MASTERDOW
 LATENCY_WEIGHT = 0.3  # of the newest measurement
 NEARER_BY = 0.8  # another node becomes the nearest when its latency is below this part of the old one's
 CHECKPOINTS_MAX = 64  # for each primary
-NO_KEY = -1  # in place of a slot: a write that may change any key, as FLUSHALL
 
 
 class Source(Protocol):
@@ -145,15 +144,6 @@ class ReplicaReads(Generic[N]):
             self._stamp_of_all = self.sequence
         else:
             self._stamps[slot] = self.sequence
-
-    @contextmanager
-    def writing(self, slot: int) -> Iterator[None]:
-        """Around a write."""
-        self.write_begun(slot)
-        try:
-            yield
-        finally:
-            self.write_ended(slot)
 
     # -- topology --------------------------------------------------------------------------------------------
 

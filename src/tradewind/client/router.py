@@ -5,12 +5,12 @@ import random
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from redis.exceptions import AskError, ReadOnlyError, ResponseError
 
+from tradewind.client.cache import CacheStats
 from tradewind.client.command import Command
 from tradewind.client.connect import ConnectionSettings
 from tradewind.client.errors import (
@@ -34,11 +34,13 @@ from tradewind.client.policy import (
 )
 from tradewind.client.refresh import Answer, Question, Refresher
 from tradewind.client.retries import Retries, lost_in_redirects
+from tradewind.client.slot_news import SlotNews
 from tradewind.client.stats import ClientStats
 from tradewind.client.topology import SLOT_COUNT, Endpoint, SlotMap, Topology
 from tradewind.client.watchdog import Watchdog, Watched
 
 if TYPE_CHECKING:
+    from tradewind.client.caching import ReadCaching
     from tradewind.client.commit import Committer
     from tradewind.client.read_routing import ReadRouting
 
@@ -74,6 +76,10 @@ class Router:
         self.limits = limits
         self.timeouts = timeouts
         self.committers: list[Committer] = []
+        self.on_node_lost: list[Callable[[Node], None]] = []  # one of its shared connections has ended
+        self.news = SlotNews()
+        self.on_push: Callable[[Node, Any], None] = lambda _node, _message: None
+        self.caching: ReadCaching | None = None  # for clients that cache replies
         self.reads: ReadRouting | None = None  # for clients that do not read from primaries alone
         self.closed = False
         self.commands = self.moved = self.asked = self.refreshes = 0
@@ -121,10 +127,6 @@ class Router:
             reader.submit(command)
         if self.watchdog.timer is None:
             self.watchdog.start()
-
-    def noted(self, slot: int, *, writes: bool) -> AbstractContextManager[None]:
-        """Around a write that is not dispatched here."""
-        return self.reads.choice.writing(slot) if writes and self.reads is not None else nullcontext()
 
     def dispatch_again(self, command: Command) -> None:
         """As `dispatch`, by the way that the command first came: alone, or in a durable batch."""
@@ -174,8 +176,7 @@ class Router:
         verdict = judge(error)
         if verdict is Verdict.FAIL:
             raise error
-        if self.reads is not None:
-            self.reads.look_for_move(command, error)
+        self.news.look_for_move(command.slot, error)
         if verdict is Verdict.RETRY_AND_REFRESH or (verdict is Verdict.MOVED and self._refreshes_when_moved):
             self.refresh_soon()
         if node is not None and isinstance(error, ReadOnlyError):
@@ -203,8 +204,8 @@ class Router:
             command.pinned = target
         else:
             self.moved += 1
-            if self.reads is not None and self.nodes.owners[error.slot_id] is not target:
-                self.reads.on_moved(error.slot_id)
+            if self.nodes.owners[error.slot_id] is not target:
+                self.news.owner_changed((error.slot_id,))
             self.nodes.owners[error.slot_id] = target
         return target
 
@@ -213,8 +214,8 @@ class Router:
         self.refresh_soon()
         for command in sent:
             self.lost(node.name, command, error)
-        if self.reads is not None:
-            self.reads.on_lost(node)
+        for told in self.on_node_lost:
+            told(node)
 
     def lost(self, node_name: str, command: Command, error: Exception) -> None:
         """The command was sent and its connection ended without a reply."""
@@ -265,7 +266,9 @@ class Router:
 
     def _install(self, slot_map: SlotMap) -> None:
         self.refreshes += 1
+        before = self.nodes.owners
         self.nodes.install(slot_map)
+        self.news.compare(before, self.nodes.owners)
         self._reroute()
 
     def _reroute(self) -> None:
@@ -399,6 +402,7 @@ class Router:
             waits=sum(node.waits for node in tuple(self.nodes)),
             replica_reads=self.reads.from_replicas if self.reads else 0,
             held_back_reads=self.reads.choice.held_back if self.reads else 0,
+            cache=self.caching.cache.stats() if self.caching else CacheStats(),
             errors=dict(self.errors),
             loop_stalls=self.watchdog.stalls,
             loop_stalled_s=self.watchdog.stalled_s,

@@ -213,6 +213,9 @@ class Redis(ClientCore, redis.asyncio.Redis):  # type: ignore[misc]  # its bases
     def _slots_of_keys(self, _args: tuple[Any, ...]) -> set[int]:
         return {ONE_SLOT}
 
+    def _keep_replies(self) -> None:
+        raise DataError("replies are cached by clients of a cluster only")
+
     def _choose_reads(self) -> None:
         raise DataError("read_from: a single server has no replicas that its client knows of")
 

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from tradewind.client.cache import CacheStats
 from tradewind.client.histogram import Latencies
 from tradewind.client.meter import SlowCommand
 
@@ -60,6 +61,7 @@ class ClientStats:
     waits: int = 0
     replica_reads: int = 0
     held_back_reads: int = 0
+    cache: CacheStats = field(default_factory=CacheStats)
     errors: Mapping[str, int] = field(default_factory=dict)
     loop_stalls: int = 0
     loop_stalled_s: float = 0.0

@@ -1,6 +1,6 @@
 """What is done for a connection's own sake: PING where nothing else is said, AUTH when credentials change,
-READONLY where a replica is to answer reads, and, before the first reply is left out, whether it may be; and
-another connection in its place when it is old.
+READONLY where a replica is to answer reads, CLIENT TRACKING where replies are cached, and, before the first
+reply is left out, whether it may be; and another connection in its place when it is old.
 
 These commands stand in the lane among all others, in line. No caller waits for them: they share the fate of
 their connection.
@@ -23,6 +23,7 @@ log = logging.getLogger(__name__)
 
 PING_PACKED = pack(("PING",))
 AGE_JITTER = 0.2
+TRACKING_PACKED = pack(("CLIENT TRACKING", "ON", "OPTIN"))
 REPLY_ON_PACKED = pack(("CLIENT REPLY", "ON"))
 
 
@@ -59,7 +60,7 @@ class Upkeep:
         self._renewal: asyncio.TimerHandle | None = None
         self._auth: bytes | None = None
         self._auth_s = 0.0  # when those credentials came
-        self._read_only = False
+        self._read_only = self._tracks = False
         self.may_read = True  # no server has refused READONLY
 
     def _lanes(self) -> list[Lane]:
@@ -79,6 +80,8 @@ class Upkeep:
             self._send_auth(lane, self._auth)
         if self._read_only:
             self._send_read_only(lane)
+        if self._tracks:
+            self._send_tracking(lane)
         self._check_later()
         if self._renewal is None and self._settings.age_s_max < float("inf"):
             # So that neither the nodes nor the processes of a fleet make theirs anew all at once.
@@ -131,7 +134,7 @@ class Upkeep:
         """
         if on != self._read_only:
             self._read_only = on
-            for lane in self._lanes():
+            for lane in self._shared:
                 self._send_read_only(lane)
 
     def _send_read_only(self, lane: Lane) -> None:
@@ -140,6 +143,21 @@ class Upkeep:
 
     def _read_only_refused(self, error: BaseException) -> None:
         self.may_read = False
+        if isinstance(error, Exception):
+            self._on_refused(error)
+
+    def track(self) -> None:
+        """Have the server tell when a key changes that was read right after CLIENT CACHING YES."""
+        if not self._tracks:
+            self._tracks = True
+            for lane in self._shared:
+                self._send_tracking(lane)
+
+    def _send_tracking(self, lane: Lane) -> None:
+        self._send(lane, self._own_command("CLIENT TRACKING", TRACKING_PACKED, self._tracking_refused))
+
+    def _tracking_refused(self, error: BaseException) -> None:
+        """Then each CLIENT CACHING is refused too, and nothing is kept."""
         if isinstance(error, Exception):
             self._on_refused(error)
 
