@@ -2,6 +2,7 @@
 
 __version__ = "0.1.0"
 
+from tradewind.client.cache import CacheOptions, CacheStats
 from tradewind.client.calls import CallOptions
 from tradewind.client.cluster import RedisCluster
 from tradewind.client.errors import (
@@ -19,6 +20,8 @@ from tradewind.client.standalone import Redis
 from tradewind.client.stats import ClientStats, NodeStats
 
 __all__ = [
+    "CacheOptions",
+    "CacheStats",
     "CallOptions",
     "ClientClosed",
     "ClientStats",

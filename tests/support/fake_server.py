@@ -89,6 +89,8 @@ class FakeServer:
     ) -> None:
         assert self._listener is not None
         self._listener.close()
+        for _ in range(3):  # a connection that was being accepted is there by then
+            await asyncio.sleep(0)
         self.drop_all()
         await self._listener.wait_closed()
         await asyncio.sleep(0)

@@ -68,6 +68,20 @@ def test_the_same_values_as_redis_py(
         assert type(answer) is type(value), call
 
 
+def test_reads_come_from_replicas_and_from_memory(port: int, make_blocking: MakeBlocking) -> None:
+    client = make_blocking(RedisCluster, port, decode_responses=True, read_from="prefer_replica", protocol=3)
+    cached = client.cached(ttl_s=60)
+    for number in range(200):
+        client.set("number", number)
+        assert [client.get("number"), cached.get("number"), cached.get("number")] == [str(number)] * 3
+    assert client.stats().cache.hits == 200
+    deadline_s = time.monotonic() + 10
+    while not client.stats().replica_reads:
+        assert client.with_options(read_from="replica").get("number") == "199"
+        assert time.monotonic() < deadline_s
+    client.close()
+
+
 def test_the_command_methods_of_a_cluster(port: int, make_blocking: MakeBlocking) -> None:
     client = make_blocking(RedisCluster, port, decode_responses=True)
     values = {f"multi:{number}": str(number) for number in range(50)}

@@ -59,9 +59,19 @@ class BlockingCalls(Generic[Core]):
         view = self._core.durable(replicas, timeout_s=timeout_s, idempotent=idempotent, lanes=lanes)
         return self._view(view.call)
 
-    def with_options(self, *, timeout_s: float | None = None, idempotent: bool = False) -> "BlockingView":
-        """As the async client's: a view with another deadline, or whose writes may be sent again."""
-        return self._view(CallOptions(timeout_s, idempotent))
+    def with_options(self, **options: Any) -> "BlockingView":
+        """As the async client's: a view with other options, by the same names."""
+
+        async def make() -> CallOptions:
+            return self._core.with_options(**options).call
+
+        if options.keys() <= {"timeout_s", "idempotent"}:
+            return self._view(self._core.with_options(**options).call)
+        return self._view(background().run(make))  # in the loop, where replicas and replies are looked after
+
+    def cached(self, ttl_s: float = 60.0) -> "BlockingView":
+        """As the async client's: a view whose reads of one key are answered from memory."""
+        return self.with_options(cache_ttl_s=ttl_s)
 
     def _view(self, call: CallOptions) -> "BlockingView":
         raise NotImplementedError
