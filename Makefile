@@ -7,6 +7,8 @@ BENCH_STAMP := $(VENV)/.bench-installed
 PYTHON_VERSIONS := python3 python3.14 python3.13 python3.12 python3.11
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet --quiet
 ARGS ?=
+# Most tests wait for servers; a second process halves the time and leaves the servers a core.
+TEST_PROCESSES ?= 2
 
 .DEFAULT_GOAL := help
 .PHONY: help setup run test lint format bench soak redis-py-suite lock clean
@@ -46,7 +48,7 @@ format: setup ## rewrite the files as ruff wants them
 	@$(BIN)/ruff format .
 
 test: lint ## lint, then every test (ARGS="-k lane")
-	@$(BIN)/pytest $(ARGS)
+	@$(BIN)/pytest -n $(TEST_PROCESSES) --dist loadfile $(ARGS)
 
 bench: setup $(BENCH_STAMP) ## measure, side by side with redis-py and valkey-glide (ARGS=...)
 	@$(BIN)/python -m benchmarks $(ARGS)

@@ -86,6 +86,7 @@ async def test_who_waits_for_a_dedicated_connection_too_long_is_told(
     holder.cancel()
     with pytest.raises(asyncio.CancelledError):
         await holder
+    client._timeouts = type(client._timeouts)()
     assert await client.blpop(["{b}other"], 0.1) is None
 
 

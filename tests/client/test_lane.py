@@ -9,7 +9,7 @@ import random
 from collections import deque
 from collections.abc import Callable
 from typing import Any, cast
-from unittest.mock import patch
+from unittest.mock import Mock, patch
 
 import hiredis
 import pytest
@@ -609,3 +609,13 @@ def test_replies_that_are_here_are_handed_out_before_the_lane_closes() -> None:
     assert not world.sent_and_lost
     world.turn()
     assert world.in_flight == 0
+
+
+def test_a_defect_while_replies_are_handed_out_leaves_nobody_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = Quiet()
+    replies = many_in_flight(world, 3)
+    monkeypatch.setattr(world, "on_answered", Mock(side_effect=TypeError("a defect")))
+    with pytest.raises(TypeError, match="a defect"):
+        world.lane.feed(replies[:-1])
+    assert world.lane.state is LaneState.CLOSED
+    assert all(command.future.done() for command in world.commands)

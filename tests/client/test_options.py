@@ -188,3 +188,10 @@ async def test_replies_larger_than_socket_read_size_arrive_whole(
     client = make_client(clean_cluster.nodes[0].port, socket_read_size=4096)
     await client.set("key", "v" * 100_000)
     assert len(await client.get("key")) == 100_000
+
+
+@pytest.mark.parametrize("name", ["lanes", "in_flight_max", "in_flight_bytes_max", "slow_command_s"])
+def test_own_options_may_be_text_as_in_a_url_and_say_so_when_they_are_no_numbers(name: str) -> None:
+    assert RedisCluster(host="localhost", **{name: "7"})
+    with pytest.raises(ValueError, match=f"{name}='many': a number of at least"):
+        RedisCluster(host="localhost", **{name: "many"})

@@ -455,3 +455,11 @@ async def test_a_lost_reply_of_a_write_is_unknown(bundled: Server, make_redis: M
         await client.aclose()
     finally:
         await proxy.stop()
+
+
+def test_a_callback_that_would_have_to_be_awaited_is_refused() -> None:
+    async def later(reply: object) -> object:
+        return reply
+
+    with pytest.raises(DataError, match="coroutine function"):
+        Redis().set_response_callback("GET", later)

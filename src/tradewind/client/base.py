@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable, Generator, Mapping
 from typing import TYPE_CHECKING, Any, Self
 
 import hiredis
+from redis.asyncio.connection import to_bool
 from redis.client import EMPTY_RESPONSE, NEVER_DECODE
 from redis.crc import key_slot
 from redis.exceptions import DataError, ResponseError
@@ -34,7 +35,7 @@ from tradewind.client.policy import Limits, RetryPolicy
 from tradewind.client.read_routing import ReadRouting
 from tradewind.client.replica_reads import ReadFrom
 from tradewind.client.router import Router
-from tradewind.client.settings import connection_settings, timeouts
+from tradewind.client.settings import connection_settings, timeouts, whole_number
 from tradewind.client.stats import ClientStats
 from tradewind.client.subscription import MessageHandler, ShardedSubscription
 from tradewind.client.topology import SLOT_COUNT
@@ -85,17 +86,17 @@ class ClientCore(OffersViews, SendsUnheard):
     ) -> None:
         """The rest of a constructor: `connection_kwargs` are what redis-py's has made of its arguments."""
         self._limits = Limits(
-            connections_max=int(connection_kwargs["max_connections"]),
-            lanes_max=lanes,
-            in_flight_max=in_flight_max,
-            in_flight_bytes_max=in_flight_bytes_max,
+            connections_max=whole_number("max_connections", connection_kwargs["max_connections"]),
+            lanes_max=whole_number("lanes", lanes),
+            in_flight_max=whole_number("in_flight_max", in_flight_max),
+            in_flight_bytes_max=whole_number("in_flight_bytes_max", in_flight_bytes_max),
         )
         self._timeouts = timeouts(connection_kwargs, slow_command_s)
         self._timeout_s = self._timeouts.command_s
         self._settings = connection_settings(connection_kwargs, connection_age_s_max)
         self._retry_policy = retry
         self._make = CommandMaker(self.encoder, timeout_s=self._timeout_s, read_from=read_from)
-        self._read_your_writes = read_your_writes
+        self._read_your_writes = bool(to_bool(read_your_writes))
         self._chooses_reads = read_from != "primary"  # or a view does
         self._cache_options = cache
         self._initialize = True

@@ -18,7 +18,7 @@ was reached. Each is also one of redis-py's classes, so that code written for re
 
 from collections.abc import Mapping
 
-from redis.exceptions import ClusterDownError, RedisError
+from redis.exceptions import ClusterDownError, RedisClusterException, RedisError
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
@@ -57,8 +57,11 @@ class NodeUnavailable(TradewindError, RedisConnectionError):
     """No connection to the node that owns the key could be made before the deadline. Nothing was sent."""
 
 
-class ClusterNotReady(TradewindError, RedisConnectionError):
-    """The slot map could not be learnt in time; `reasons` has each node's own reason."""
+class ClusterNotReady(TradewindError, RedisConnectionError, RedisClusterException):
+    """The slot map could not be learnt in time; `reasons` has each node's own reason.
+
+    redis-py raises RedisClusterException where its cluster client cannot start.
+    """
 
     def __init__(self, message: str, reasons: Mapping[str, str] | None = None) -> None:
         super().__init__(message)

@@ -240,28 +240,29 @@ class Lane:
 
         Bytes that cannot be read as replies end the connection: nothing behind them can be trusted.
         """
-        if self.state is LaneState.CLOSED:
-            return
+        if self.state is not LaneState.CLOSED:
+            self._take_in(data)
+
+    def _go_on(self) -> None:
+        """The next turn of the loop: what is left of the replies that are here."""
+        if self.has_more:
+            self.has_more = False
+            self._take_in(b"")
+
+    def _take_in(self, data: bytes) -> None:
         try:
             self._reader.feed(data)
             if not self.has_more:
                 self._hand_out(REPLIES_PER_TURN_MAX)
         except InvalidResponse as error:
-            self._break_off(error)
+            self._break_off(f"unreadable reply: {error}")
+        except Exception as error:  # a defect: asyncio reports it, and nobody here waits for ever
+            self._break_off(f"defect while a reply was handed out: {error!r}")
+            raise
 
-    def _go_on(self) -> None:
-        """The next turn of the loop: what is left of the replies that are here."""
-        if not self.has_more:
-            return
+    def _break_off(self, why: str) -> None:
         self.has_more = False
-        try:
-            self._hand_out(REPLIES_PER_TURN_MAX)
-        except InvalidResponse as error:
-            self._break_off(error)
-
-    def _break_off(self, error: InvalidResponse) -> None:
-        self.has_more = False
-        self.close(RedisConnectionError(f"{self.name}: unreadable reply: {error}"))
+        self.close(RedisConnectionError(f"{self.name}: {why}"))
 
     def _hand_out(self, count_max: int) -> None:
         """Give replies to their commands, at most so many; for more, come back in the next turn."""
@@ -302,9 +303,9 @@ class Lane:
         finally:
             if answered:
                 self.last_answered_s = now_s
+                self.owner.on_answered(self, answered, size_bytes)
                 if self.meter is not None and oldest is not None:
                     self._measure(self.meter, oldest, answered, now_s)
-                self.owner.on_answered(self, answered, size_bytes)
 
     def _measure(self, meter: Meter, oldest: Command, answered: int, now_s: float) -> None:
         """So many commands have been answered, the first of which was `oldest`."""
@@ -355,10 +356,15 @@ class Lane:
         """
         if self.state is LaneState.CLOSED:
             return
-        if self.has_more:
-            self.has_more = False
-            with suppress(InvalidResponse):
-                self._hand_out(sys.maxsize)
+        try:
+            if self.has_more:
+                self.has_more = False
+                with suppress(InvalidResponse):
+                    self._hand_out(sys.maxsize)
+        finally:
+            self._end(error)
+
+    def _end(self, error: Exception) -> None:
         self.state = LaneState.CLOSED
         sent, unsent = list(self.in_flight), self.outbox
         self.in_flight.clear()

@@ -143,6 +143,22 @@ def _error_replies(classes: Any) -> tuple[type[Exception], ...]:
     return tuple(kind for kind in classes or () if not issubclass(kind, lost))
 
 
+def number(name: str, value: Any, *, least: float) -> float:
+    """An own option, a number or (from a URL) its text. Raises ValueError with the name and the bound."""
+    try:
+        chosen = float(value)
+    except (TypeError, ValueError):
+        chosen = float("nan")
+    if not chosen >= least:
+        raise ValueError(f"{name}={value!r}: a number of at least {least:g} is needed")
+    return chosen
+
+
+def whole_number(name: str, value: Any) -> int:
+    """As `number`, for what is counted: at least 1."""
+    return int(number(name, value, least=1))
+
+
 def timeouts(kwargs: Mapping[str, Any], slow_command_s: float | None) -> Timeouts:
     """From redis-py's `socket_timeout` and `socket_connect_timeout`, and our own argument."""
     timeout, connect = kwargs.get("socket_timeout"), kwargs.get("socket_connect_timeout")
@@ -150,14 +166,14 @@ def timeouts(kwargs: Mapping[str, Any], slow_command_s: float | None) -> Timeout
         command_s=float("inf") if timeout is None else float(timeout),
         connect_s=CONNECT_TIMEOUT_S if connect is None else float(connect),
         silence_s=30.0 if timeout is None else max(float(timeout), SILENCE_S_MIN),
-        slow_s=float("inf") if slow_command_s is None else slow_command_s,
+        slow_s=float("inf") if slow_command_s is None else number("slow_command_s", slow_command_s, least=0),
     )
 
 
 def connection_settings(kwargs: Mapping[str, Any], age_s_max: float | None = None) -> ConnectionSettings:
     """`kwargs` are redis-py's connection arguments, as `RedisCluster.get_connection_kwargs()` shows them."""
-    if age_s_max is not None and age_s_max < AGE_S_MIN:
-        raise ValueError(f"connection_age_s_max={age_s_max}: it must be at least {AGE_S_MIN:g} s")
+    if age_s_max is not None:
+        age_s_max = number("connection_age_s_max", age_s_max, least=AGE_S_MIN)
     protocol = kwargs.get("protocol")
     options = kwargs.get("socket_keepalive_options")
     library, version = _library(kwargs)

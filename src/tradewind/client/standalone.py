@@ -4,6 +4,7 @@ redis-py's constructor turns its arguments into those of a connection; this modu
 that arguments, URLs and pools all come by one way. What cannot be honoured is refused.
 """
 
+import inspect
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NoReturn, Self, cast
 
@@ -200,6 +201,14 @@ class Redis(ClientCore, redis.asyncio.Redis):  # type: ignore[misc]  # its bases
         if self._given_pool.connection_class is UnixDomainSocketConnection:
             return Endpoint(str(kwargs["path"]), 0)
         return Endpoint(str(kwargs.get("host", "localhost")), int(kwargs.get("port", 6379)))
+
+    def set_response_callback(self, command: str, callback: Any) -> None:
+        """As redis-py's, for plain functions. Raises DataError for a coroutine function."""
+        if inspect.iscoroutinefunction(callback):
+            raise DataError(
+                f"the callback for {command} is a coroutine function: await it on the reply instead"
+            )
+        super().set_response_callback(command, callback)
 
     async def execute_call(self, args: tuple[Any, ...], options: dict[str, Any], call: CallOptions) -> Any:
         """`execute_command` for every kind of command, with the options of one call."""
