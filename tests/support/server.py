@@ -35,6 +35,7 @@ class Server:
             await self.start()
         except BaseException:
             await self.stop()
+            shutil.rmtree(self._folder)
             raise
         return self
 
