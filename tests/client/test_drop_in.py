@@ -228,3 +228,21 @@ async def test_stats_and_reprs_are_readable(client: RedisCluster) -> None:
     assert repr(node).startswith(f"<Node {node.name} ")
     with pytest.raises(AttributeError):
         stats.commands = 1  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("CLIENT REPLY SKIP",),
+        ("client reply", "off"),
+        ("CLIENT", bytearray(b"REPLY"), "SKIP"),
+        (" SELECT 3",),
+        ("SCRIPT DEBUG YES",),
+    ],
+    ids=str,
+)
+async def test_a_command_that_would_disturb_others_is_refused_however_it_is_spelled(
+    client: RedisCluster, words: tuple[Any, ...]
+) -> None:
+    with pytest.raises(SharedConnectionError):
+        await client.execute_command(*words, target_nodes=RedisCluster.RANDOM)

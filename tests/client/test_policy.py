@@ -28,6 +28,8 @@ from tradewind.client.policy import BACKOFF_CAP_S, Limits, Verdict, backoff_s, j
         ("UNBLOCKED client unblocked via CLIENT UNBLOCK", Verdict.FAIL),
         ("MOVED 866", Verdict.FAIL),
         ("MOVED", Verdict.FAIL),
+        ("BUSY resource is locked", Verdict.FAIL),  # a script's own
+        ("ERR quota: max number of clients of this desk", Verdict.FAIL),
         ("BUSYGROUP Consumer Group name already exists", Verdict.FAIL),
         ("BUSYKEY Target key name already exists.", Verdict.FAIL),
         ("WRONGTYPE Operation against a key holding the wrong kind of value", Verdict.FAIL),

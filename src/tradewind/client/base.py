@@ -358,6 +358,9 @@ class ClientCore(OffersViews, SendsUnheard):
         spec = self._catalog.look_up(args)
         refused = self._connection_state_commands
         hint = refused.get(spec.name) or refused.get(word(args[0]))
+        if hint is None and spec.name not in self._catalog:  # the server lists it not, or not to this user
+            words = [*word(args[0]).split(), *map(word, args[1:2])]
+            hint = refused.get(words[0]) or refused.get(" ".join(words[:2])) if words else None
         if hint is not None:
             raise SharedConnectionError(
                 f"{spec.name} is not possible on a connection that many callers share: {hint}"

@@ -7,6 +7,9 @@ table of ours can grow old. Source of the format: https://redis.io/docs/latest/d
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
+BYTES_LIKE = (bytes, bytearray, memoryview)
+TEXTS = (str, *BYTES_LIKE)
+
 # A command with none of these flags, and with keys that it only reads, has no effect and may run again.
 EFFECT_FLAGS = frozenset({"write", "may_replicate", "admin", "pubsub"})
 # What a key specification says of a command that changes its keys: EVAL and FCALL have no "write" flag.
@@ -96,7 +99,10 @@ class Catalog(dict[str, CommandSpec]):
         """One that the server does not list counts as a write without keys."""
         name = self.name_of(args[0])
         spec = self.get(name)
-        if name in self._containers and len(args) > 1 and isinstance(args[1], str | bytes):
+        words = name.split()
+        if spec is None and words and words != [name]:  # sent as several words, so looked at as such
+            return self.look_up((*words, *args[1:]))
+        if name in self._containers and len(args) > 1 and isinstance(args[1], TEXTS):
             spec = self.get(f"{name} {word(args[1])}", spec)
         if spec is None:
             spec = self.get(name.split(" ")[0]) or CommandSpec(name, False, True, False, 0, ())
@@ -230,4 +236,4 @@ def _mapping(raw: Any) -> Mapping[str, Any]:
 
 
 def _text(value: Any) -> str:
-    return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
+    return bytes(value).decode("utf-8", "replace") if isinstance(value, BYTES_LIKE) else str(value)

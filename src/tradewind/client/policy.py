@@ -92,12 +92,12 @@ def judge(error: Exception) -> Verdict:
         return Verdict.RETRY
     if isinstance(error, (ClusterDownError, ReadOnlyError, MasterDownError, BusyLoadingError)):
         return Verdict.RETRY_AND_REFRESH
-    text = str(error)
-    if text.startswith("BUSY "):
+    text = str(error)  # whole sentences of the servers: a script may say BUSY of its own, and has run
+    if text.startswith("BUSY ") and "is busy running" in text:
         return Verdict.RETRY
     if text.startswith("UNBLOCKED ") and "CLIENT UNBLOCK" not in text:
         return Verdict.RETRY_AND_REFRESH
-    if "max number of clients" in text:
+    if text.removeprefix("ERR ") == "max number of clients reached":
         return Verdict.RETRY_AND_REFRESH
     return Verdict.FAIL
 

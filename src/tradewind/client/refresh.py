@@ -163,7 +163,7 @@ class Refresher:
         """One harmless command to one node, by a deadline of its own."""
         now_s = time.monotonic()
         future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        question = Command(str(args[0]), pack(args), future, -1, False, now_s, now_s + timeout_s)
+        question = Command(str(args[0]), pack(args), future, -1, True, now_s, now_s + timeout_s)
         question.pinned = node
         self._questions[question] = None
         future.add_done_callback(lambda _reply: self._questions.pop(question, None))

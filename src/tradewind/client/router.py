@@ -18,6 +18,7 @@ from tradewind.client.errors import (
     ClusterNotReady,
     DeadlineExceeded,
     NodeUnavailable,
+    OutcomeUnknown,
     Overloaded,
     SlotNotServed,
 )
@@ -234,9 +235,8 @@ class Router:
         """
         if not command.future.done():
             if command.may_have_run and isinstance(error, Overloaded | NodeUnavailable | ClusterNotReady):
-                error = DeadlineExceeded(
-                    f"{command.name} was sent before, and its reply was lost; then {error}"
-                )
+                kind = DeadlineExceeded if command.repeatable else OutcomeUnknown
+                error = kind(f"{command.name} was sent before, and its reply was lost; then {error}")
             self.count(error)
             command.fail(error)
 

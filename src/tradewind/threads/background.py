@@ -102,8 +102,12 @@ class Background:
         """Have `function(argument)` called in the loop, in the order of the calls; returns at once."""
         self._inbox.append((function, argument))
         if not self._is_awake:
-            self._is_awake = True
-            self._loop.call_soon_threadsafe(self._look)
+            try:
+                self._is_awake = True
+                self._loop.call_soon_threadsafe(self._look)
+            except BaseException:  # a signal's, in the middle of this: the next call wakes the loop
+                self._is_awake = False
+                raise
 
     def _look(self) -> None:
         self._is_awake = False  # first: what is handed over from now on wakes the loop again
