@@ -145,7 +145,8 @@ async def test_ask_is_followed_once_with_asking_right_before_it(
 @pytest.mark.parametrize(
     "refusal",
     ["TRYAGAIN Multiple keys request", "CLUSTERDOWN The cluster is down", "LOADING loading the dataset",
-     "MASTERDOWN Link",     "READONLY You can't write", "BUSY Valkey is busy running a script. You can only call SCRIPT KILL or SHUTDOWN NOSAVE.",
+     "MASTERDOWN Link", "READONLY You can't write",
+     "BUSY Valkey is busy running a script. You can only call SCRIPT KILL or SHUTDOWN NOSAVE.",
      "ERR max number of clients reached",
      "UNBLOCKED force unblock from blocking operation"],
 )  # fmt: skip
