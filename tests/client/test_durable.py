@@ -2,18 +2,22 @@
 
 import asyncio
 import signal
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from typing import Any
 
 import pytest
-from redis.exceptions import ResponseError
+from redis.exceptions import DataError, ResponseError
 
 from tests.conftest import EmbeddedCluster
-from tests.support.client_fixtures import MakeClient
+from tests.support.client_fixtures import MakeClient, MakeRedis
 from tests.support.clients import tally
 from tests.support.fake_server import HANG_UP, SILENCE, FakeServer
 from tests.support.proxy import ProxiedCluster
+from tests.support.server import Server
 from tests.support.waiting import eventually
 from tradewind import ClientClosed, NodeUnavailable, OutcomeUnknown, Overloaded, RedisCluster
+from tradewind.client.calls import CallOptions
 from tradewind.embedded.survey import Admin
 
 
@@ -207,3 +211,60 @@ async def test_closing_tells_those_who_wait_and_those_on_their_way(make_client: 
             await sent
         with pytest.raises(ClientClosed):
             await waiting
+
+
+# -- what is made from a view --------------------------------------------------------------------------------
+
+
+async def _read_and_write(pipe: Any) -> None:
+    await pipe.get("d:w")
+    pipe.multi()
+    pipe.set("d:w", 1)
+
+
+WAYS_TO_WRITE: dict[str, Callable[[Any], Awaitable[object]]] = {
+    "other options": lambda view: view.with_options(timeout_s=5).set("d:w", 1),
+    "durable again": lambda view: view.durable().set("d:w", 1),
+    "lock": lambda view: view.lock("d:w", timeout=5).acquire(),
+    "pipeline": lambda view: view.pipeline().set("d:w", 1).execute(),
+    "transaction in a pipeline": lambda view: view.pipeline(transaction=True).set("d:w", 1).execute(),
+    "transaction": lambda view: view.transaction(_read_and_write, "d:w"),
+    "of a view of it": lambda view: view.with_options(timeout_s=5).pipeline().set("d:w", 1).execute(),
+}
+
+
+@pytest.mark.parametrize("way", WAYS_TO_WRITE)
+async def test_what_is_made_from_a_durable_view_is_durable(client: RedisCluster, way: str) -> None:
+    view = client.durable(replicas=5)
+    with pytest.raises(OutcomeUnknown, match="1 of 5 replicas confirmed it"):
+        await WAYS_TO_WRITE[way](view)
+
+
+@pytest.mark.parametrize("way", WAYS_TO_WRITE)
+async def test_also_of_a_single_server(make_redis: MakeRedis, bundled: Server, way: str) -> None:
+    view = make_redis(port=bundled.port).durable(replicas=5)
+    with pytest.raises(OutcomeUnknown, match="0 of 5 replicas confirmed it"):
+        await WAYS_TO_WRITE[way](view)
+
+
+async def test_a_view_of_a_view_changes_only_what_is_given(client: RedisCluster) -> None:
+    view = client.with_options(idempotent=True, read_from="prefer_replica", timeout_s=3).durable(lanes=1)
+    expected = CallOptions(
+        timeout_s=3, idempotent=True, replicas=1, durable_lanes=1, read_from="prefer_replica"
+    )
+    assert view.call == expected
+    assert view.with_options(timeout_s=2).call == replace(expected, timeout_s=2)
+    assert view.durable(2, idempotent=False).call == replace(expected, replicas=2, idempotent=False)
+    assert client.durable().call == CallOptions(replicas=1), "the client has none of its views' options"
+
+
+async def test_a_view_has_nothing_that_would_lose_its_options(client: RedisCluster) -> None:
+    view = client.durable()
+    for send in (view.post, view.send_unanswered):
+        with pytest.raises(DataError, match="call it on the client itself"):
+            send("SET", "d:w", 1)
+    for name in ("execute_call", "get_redis_connection", "no_such_name"):
+        with pytest.raises(AttributeError, match="use the client itself"):
+            getattr(view, name)
+    assert view.get_nodes() == client.get_nodes()
+    assert view.encoder is client.encoder

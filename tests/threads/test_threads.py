@@ -19,7 +19,7 @@ from tests.programs import output_of
 from tests.support.children import exit_code_of, start_child
 from tests.support.server import Server
 from tests.threads.conftest import MakeBlocking
-from tradewind import ClusterNotReady, Overloaded, SharedConnectionError
+from tradewind import ClusterNotReady, OutcomeUnknown, Overloaded, SharedConnectionError
 from tradewind.threads import Redis, RedisCluster
 from tradewind.threads.background import background
 
@@ -240,6 +240,47 @@ def test_a_cluster_from_url_or_nodes(port: int) -> None:
 def test_what_cannot_be_honoured_is_refused_with_a_sentence(make: Callable[[], Any]) -> None:
     with pytest.raises(DataError, match="leave it out"):
         make()
+
+
+# -- views ---------------------------------------------------------------------------------------------------
+
+
+def _write_it(pipe: Any) -> None:
+    pipe.get("d:w")
+    pipe.multi()
+    pipe.set("d:w", 1)
+
+
+WAYS_TO_WRITE: dict[str, Callable[[Any], object]] = {
+    "other options": lambda view: view.with_options(timeout_s=5).set("d:w", 1),
+    "durable again": lambda view: view.durable().set("d:w", 1),
+    "lock": lambda view: view.lock("d:w", timeout=5).acquire(),
+    "pipeline": lambda view: view.pipeline().set("d:w", 1).execute(),
+    "transaction in a pipeline": lambda view: view.pipeline(transaction=True).set("d:w", 1).execute(),
+    "transaction": lambda view: view.transaction(_write_it, "d:w"),
+    "of a view of it": lambda view: view.with_options(timeout_s=5).pipeline().set("d:w", 1).execute(),
+}
+
+
+@pytest.mark.parametrize("way", WAYS_TO_WRITE)
+@pytest.mark.parametrize("kind", ["cluster", "server"])
+def test_what_is_made_from_a_durable_view_is_durable(
+    port: int, server: Server, make_blocking: MakeBlocking, kind: str, way: str
+) -> None:
+    of_cluster = kind == "cluster"
+    client = make_blocking(RedisCluster if of_cluster else Redis, port if of_cluster else server.port)
+    with pytest.raises(OutcomeUnknown, match="of 5 replicas confirmed it"):
+        WAYS_TO_WRITE[way](client.durable(replicas=5))
+
+
+def test_a_view_has_nothing_that_would_lose_its_options(port: int, make_blocking: MakeBlocking) -> None:
+    client = make_blocking(RedisCluster, port)
+    view = client.with_options(idempotent=True, read_from="prefer_replica").durable()
+    assert (view.call.idempotent, view.call.read_from, view.call.replicas) == (True, "prefer_replica", 1)
+    for name in ("get_redis_connection", "call_each_slot", "post"):
+        with pytest.raises(AttributeError, match="use the client itself"):
+            getattr(view, name)
+    assert view.get_nodes() == client.get_nodes()
 
 
 # -- threads -------------------------------------------------------------------------------------------------

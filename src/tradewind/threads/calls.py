@@ -1,6 +1,7 @@
 """How a blocking call is made: packed in the calling thread, answered by the lanes of the background loop."""
 
 import asyncio
+from abc import abstractmethod
 from collections.abc import Iterable, Mapping
 from functools import partial
 from typing import Any, Generic, Self, TypeVar
@@ -8,16 +9,58 @@ from typing import Any, Generic, Self, TypeVar
 import redis
 from redis.commands import CoreCommands, RedisClusterCommands, RedisModuleCommands, SentinelCommands
 
+from tradewind.client import calls as async_calls
 from tradewind.client.base import ClientCore, get_exactly
-from tradewind.client.calls import DEFAULT_CALL, CallOptions
+from tradewind.client.calls import DEFAULT_CALL, CallOptions, seen_through
 from tradewind.client.stats import ClientStats
 from tradewind.threads.background import Answer, background
+from tradewind.threads.pipeline import Pipeline, ServerPipeline
 
 _closing: set[asyncio.Task[None]] = set()
 Core = TypeVar("Core", bound=ClientCore)
 
 
-class BlockingCalls(Generic[Core]):
+class OffersViews:
+    """The part of a client, and of a view, that makes views, as the async client's."""
+
+    @abstractmethod
+    def _async_calls(self) -> async_calls.OffersViews:
+        """The same client or view, of the background loop."""
+
+    @abstractmethod
+    def _view(self, call: CallOptions) -> "BlockingView":
+        """A view with these options."""
+
+    def durable(
+        self,
+        replicas: int | None = None,
+        *,
+        timeout_s: float | None = None,
+        idempotent: bool | None = None,
+        lanes: int | None = None,
+    ) -> "BlockingView":
+        """As the async client's: a view whose writes return when `replicas` replicas have them."""
+        calls = self._async_calls()
+        view = calls.durable(replicas, timeout_s=timeout_s, idempotent=idempotent, lanes=lanes)
+        return self._view(view.call)
+
+    def with_options(self, **options: Any) -> "BlockingView":
+        """As the async client's: a view with other options, by the same names."""
+        calls = self._async_calls()
+
+        async def make() -> CallOptions:
+            return calls.with_options(**options).call
+
+        if options.keys() <= {"timeout_s", "idempotent"}:
+            return self._view(calls.with_options(**options).call)
+        return self._view(background().run(make))  # in the loop, where replicas and replies are looked after
+
+    def cached(self, ttl_s: float = 60.0) -> "BlockingView":
+        """As the async client's: a view whose reads of one key are answered from memory."""
+        return self.with_options(cache_ttl_s=ttl_s)
+
+
+class BlockingCalls(OffersViews, Generic[Core]):
     """The part of a blocking client that redis-py's classes do not have. Thread safe.
 
     `_core` is the async client that does the work, in the background loop; it opens at the first call, and in
@@ -50,31 +93,8 @@ class BlockingCalls(Generic[Core]):
         """One command with other options."""
         return background().run(partial(self._core.execute_call, args, options, call))
 
-    # -- views -----------------------------------------------------------------------------------------------
-
-    def durable(
-        self, replicas: int = 1, *, timeout_s: float | None = None, idempotent: bool = False, lanes: int = 2
-    ) -> "BlockingView":
-        """As the async client's: a view whose writes return when `replicas` replicas have them."""
-        view = self._core.durable(replicas, timeout_s=timeout_s, idempotent=idempotent, lanes=lanes)
-        return self._view(view.call)
-
-    def with_options(self, **options: Any) -> "BlockingView":
-        """As the async client's: a view with other options, by the same names."""
-
-        async def make() -> CallOptions:
-            return self._core.with_options(**options).call
-
-        if options.keys() <= {"timeout_s", "idempotent"}:
-            return self._view(self._core.with_options(**options).call)
-        return self._view(background().run(make))  # in the loop, where replicas and replies are looked after
-
-    def cached(self, ttl_s: float = 60.0) -> "BlockingView":
-        """As the async client's: a view whose reads of one key are answered from memory."""
-        return self.with_options(cache_ttl_s=ttl_s)
-
-    def _view(self, call: CallOptions) -> "BlockingView":
-        raise NotImplementedError
+    def _async_calls(self) -> async_calls.OffersViews:
+        return self._core
 
     # -- the rest --------------------------------------------------------------------------------------------
 
@@ -118,7 +138,7 @@ class BlockingCalls(Generic[Core]):
         )
 
 
-class BlockingView:
+class BlockingView(OffersViews):
     """A client's commands, bound to options; see `tradewind.client.calls.BoundCalls`."""
 
     _event_dispatcher: Any = None  # redis-py's; nothing here announces events
@@ -131,8 +151,15 @@ class BlockingView:
         """As the client's, with this view's options."""
         return self._client.call(args, options, self.call)
 
+    def _async_calls(self) -> Any:
+        return self._client._core._bound(self.call)
+
+    def _view(self, call: CallOptions) -> "BlockingView":
+        view: BlockingView = self._client._view(call)
+        return view
+
     def __getattr__(self, name: str) -> Any:
-        return getattr(self._client, name)
+        return seen_through(self._client, name)
 
     def __repr__(self) -> str:
         return f"<{self.call} of {self._client!r}>"
@@ -142,6 +169,11 @@ class ClusterView(BlockingView, RedisClusterCommands):
     """The command methods of a `RedisCluster`, bound to options."""
 
     lock = redis.RedisCluster.lock
+    transaction = redis.RedisCluster.transaction
+
+    def pipeline(self, transaction: Any | None = None, shard_hint: Any | None = None) -> Pipeline:
+        """As the client's, with this view's options."""
+        return Pipeline(self._async_calls().pipeline(transaction, shard_hint))
 
     def _execute_pipeline_by_slot(
         self, command: str, slots_to_args: Mapping[int, Iterable[Any]]
@@ -154,6 +186,11 @@ class ServerView(BlockingView, RedisModuleCommands, CoreCommands, SentinelComman
     """The command methods of a `Redis`, bound to options."""
 
     lock = redis.Redis.lock
+    transaction = redis.Redis.transaction
+
+    def pipeline(self, transaction: bool = True, shard_hint: Any | None = None) -> ServerPipeline:
+        """As the client's, with this view's options."""
+        return ServerPipeline(self._async_calls().pipeline(transaction, shard_hint))
 
 
 def _close_later(core: ClientCore) -> None:
