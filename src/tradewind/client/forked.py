@@ -8,7 +8,9 @@ that a connection which the parent closes is closed for the server as well, howe
 
 import asyncio
 import os
+import socket
 import weakref
+from contextlib import suppress
 from typing import Protocol
 
 
@@ -35,16 +37,23 @@ def drop_socket_in_children(transport: asyncio.BaseTransport) -> None:
 
 
 def _in_child() -> None:
-    _left_alone.extend([holder.let_go() for holder in list(_holders)])
+    for holder in list(_holders):
+        with suppress(Exception):  # one that fails keeps no other from letting go
+            _left_alone.append(holder.let_go())
     transports = list(_transports)
     _left_alone.extend(transports)
     _transports.clear()
     null = os.open(os.devnull, os.O_RDWR)
     for transport in transports:
-        sock = transport.get_extra_info("socket")
-        if sock is not None and sock.fileno() >= 0:
-            os.dup2(null, sock.fileno(), inheritable=False)
+        if not transport.is_closing():  # the number of one that is closed may be somebody else's by now
+            with suppress(Exception):
+                _exchange(transport.get_extra_info("socket"), null)
     os.close(null)
+
+
+def _exchange(sock: socket.socket | None, null: int) -> None:
+    if sock is not None and sock.fileno() >= 0:
+        os.dup2(null, sock.fileno(), inheritable=False)
 
 
 if hasattr(os, "register_at_fork"):
