@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from tests.support.waiting import eventually
-from tradewind.client.dedicated import DedicatedConnections
+from tradewind.client.dedicated import DedicatedConnections, from_finalizer
 from tradewind.client.errors import ClientClosed, NodeUnavailable, Overloaded, SharedConnectionError
 from tradewind.client.exclusive import EXCLUSIVE_OWNER
 from tradewind.client.lane import Lane, LaneState
@@ -289,3 +289,9 @@ async def test_closing_drops_what_holders_have_opened_and_refuses_new_ones() -> 
 async def test_one_connection_in_all_leaves_no_right() -> None:
     with pytest.raises(SharedConnectionError, match="max_connections=1"):
         await _connections(Opener(), 0).acquire_right(Holder(), _soon())
+
+
+def test_what_is_forgotten_after_its_loop_was_closed_needs_no_care() -> None:
+    loop = asyncio.new_event_loop()
+    loop.close()
+    from_finalizer(loop, lambda: pytest.fail("nobody waits in line any more"))

@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import threading
 from functools import partial
 from typing import Any
 
@@ -100,7 +101,21 @@ async def test_a_connection_that_nobody_refers_to_any_more_gives_its_right_back(
     assert _dedicated(client) == 1  # it may be made again at any time
     del connection
     gc.collect()
-    assert _dedicated(client) == 0
+    await eventually(lambda: _dedicated(client) == 0)
+
+
+async def test_a_connection_that_another_thread_collects_is_closed_by_the_loop(client: RedisCluster) -> None:
+    pool, _ = await _pool(client)
+    forgotten = [await pool.get_connection()]
+    writer = forgotten[0]._writer
+    assert writer is not None
+    collector = threading.Thread(target=lambda: (forgotten.clear(), gc.collect()))
+    with pytest.warns(ResourceWarning, match="unclosed"):
+        collector.start()
+        collector.join()  # while the loop stands still
+    assert not writer.is_closing() and _dedicated(client) == 1
+    await eventually(lambda: _dedicated(client) == 0)
+    assert writer.is_closing()
 
 
 async def test_a_lost_connection_keeps_its_right_and_is_subscribed_again(client: RedisCluster) -> None:

@@ -265,7 +265,7 @@ async def test_a_forgotten_pubsub_gives_its_connections_back(client: RedisCluste
     del pubsub
     with pytest.warns(ResourceWarning, match="unclosed Connection"):
         gc.collect()
-    assert _dedicated(client) == 0
+    await eventually(lambda: _dedicated(client) == 0)
 
 
 @pytest.mark.parametrize("subscribe", ["subscribe", "ssubscribe"])

@@ -11,7 +11,7 @@ from tests.client.test_pipeline import fill
 from tests.support.client_fixtures import MakeRedis
 from tests.support.proxy import FaultProxy
 from tests.support.server import Server
-from tradewind import OutcomeUnknown, Redis
+from tradewind import DeadlineExceeded, OutcomeUnknown, Redis
 
 
 def in_use(client: Redis) -> int:
@@ -141,5 +141,43 @@ async def test_a_transaction_whose_reply_is_lost_runs_once(bundled: Server, make
         await client.pipeline().incr("a").execute()
     proxy.heal()
     assert await client.get("a") == b"1"
+    await client.aclose()
+    await proxy.stop()
+
+
+async def test_a_watch_that_was_lost_is_not_forgotten(bundled: Server, make_redis: MakeRedis) -> None:
+    """A read that met its deadline: what follows it does not run unwatched over another client's write."""
+    proxy = FaultProxy(bundled.port)
+    await proxy.start()
+    client = make_redis(proxy.port, decode_responses=True, socket_timeout=0.5)
+    other = make_redis(bundled.port, decode_responses=True)
+
+    async def lose(pipe: Any) -> None:
+        await pipe.watch("a")
+        proxy.silent_down = True
+        with pytest.raises(DeadlineExceeded):
+            await pipe.get("a")
+        proxy.heal()
+        proxy.reset_all()
+        await other.set("a", "of another")
+
+    async with client.pipeline() as pipe:
+        await lose(pipe)
+        for _ in range(2):
+            with pytest.raises(WatchError, match=r"watch was lost .DeadlineExceeded: .*nothing was executed"):
+                await pipe.get("a")
+        pipe.multi()
+        with pytest.raises(WatchError, match="watch was lost"):
+            await pipe.set("a", "overwritten").execute()
+        assert await other.get("a") == "of another"
+        for end in (pipe.reset, pipe.unwatch):
+            await lose(pipe)
+            await end()
+            assert await pipe.set("b", 1).execute() == [True]
+        await lose(pipe)
+        await pipe.watch("a")
+        pipe.multi()
+        assert await pipe.set("a", "mine").execute() == [True]
+    assert in_use(client) == 0
     await client.aclose()
     await proxy.stop()

@@ -3,6 +3,7 @@
 import asyncio
 import gc
 import random
+import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
@@ -462,9 +463,64 @@ async def test_a_watcher_that_is_forgotten_leaves_nothing_behind(client: RedisCl
     pipe = client.pipeline(transaction=True)
     await pipe.watch("{t}a")
     assert dedicated(client) == (1, 1)
+    forgotten = [pipe]
     del pipe
-    gc.collect()
-    assert dedicated(client) == (0, 0)
+    collector = threading.Thread(target=lambda: (forgotten.clear(), gc.collect()))
+    collector.start()
+    collector.join()  # while the loop stands still
+    assert dedicated(client) == (1, 1), "another thread leaves it to the loop"
+    await eventually(lambda: dedicated(client) == (0, 0))
+
+
+LOST = "watch was lost .DeadlineExceeded: .*nothing was executed"
+
+
+async def test_a_watch_that_was_lost_is_not_forgotten(
+    clean_cluster: EmbeddedCluster, make_client: MakeClient
+) -> None:
+    """A read that met its deadline: what follows it does not run unwatched over another client's write."""
+    async with ProxiedCluster([node.port for node in clean_cluster.nodes]) as network:
+        client = make_client(
+            network.port, address_remap=network.address_remap, decode_responses=True, socket_timeout=0.5
+        )
+        other = make_client(clean_cluster.nodes[0].port, decode_responses=True)
+        await client.set("{t}a", "before")
+
+        async def lose(pipe: Any) -> None:
+            await pipe.watch("{t}a")
+            for proxy in network.proxies.values():
+                proxy.silent_down = True
+            with pytest.raises(DeadlineExceeded):
+                await pipe.get("{t}a")
+            network.heal()
+            for proxy in network.proxies.values():
+                proxy.reset_all()
+            await other.set("{t}a", "of another")
+
+        pipe = client.pipeline(transaction=True)
+        await lose(pipe)
+        for _ in range(2):
+            for call in (pipe.get("{t}a"), pipe.set("{u}a", 1), pipe.execute_command("GET", "{t}a")):
+                with pytest.raises(WatchError, match=LOST):
+                    await call
+        pipe.multi()
+        with pytest.raises(WatchError, match=LOST):
+            await pipe.set("{t}a", "overwritten").execute()
+        assert await other.get("{t}a") == "of another"
+        assert await pipe.set("{t}b", 1).execute() == [True], "execute is the end of it"
+
+        for end in (pipe.reset, pipe.unwatch, pipe.discard):
+            await lose(pipe)
+            await end()
+            assert await pipe.set("{t}b", 1).execute() == [True]
+        await lose(pipe)
+        with pytest.raises(WatchError, match=LOST):
+            await pipe.execute()
+        await lose(pipe)
+        await pipe.watch("{u}a")
+        pipe.multi()
+        assert await pipe.set("{u}a", 1).execute() == [True], "a new watch, of any slot, begins anew"
+        assert dedicated(client)[1] == 0
 
 
 async def test_a_watch_whose_connection_ends_is_begun_anew(

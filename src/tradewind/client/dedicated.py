@@ -6,6 +6,7 @@ the way.
 """
 
 import asyncio
+import contextlib
 import time
 import weakref
 from collections import OrderedDict, deque
@@ -104,9 +105,10 @@ class DedicatedConnections:
             raise self._client_closed()
         self._holders.add(holder)
 
-    def release_right(self, holder: RightHolder) -> None:
-        """Give it back; the connection has been closed. A holder that is collected must do so as well."""
-        self._holders.discard(holder)
+    def release_right(self, holder: RightHolder | None) -> None:
+        """Give it back; the connection has been closed. For a holder that was collected, None."""
+        if holder is not None:
+            self._holders.discard(holder)
         self._give(None)
 
     async def _take(self, deadline_s: float) -> Lane | None:
@@ -261,6 +263,12 @@ class DedicatedConnections:
         else:
             self._idle.append((lane, time.monotonic()))
             self._look_later()
+
+
+def from_finalizer(loop: asyncio.AbstractEventLoop, give_back: Callable[[], None]) -> None:
+    """Have the loop give back what was forgotten: whichever thread collects garbage runs the finalizer."""
+    with contextlib.suppress(RuntimeError):  # the loop is closed, and nobody waits in line any more
+        loop.call_soon_threadsafe(give_back)
 
 
 def _is_cancelled() -> bool:

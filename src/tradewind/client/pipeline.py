@@ -106,13 +106,21 @@ class Transactions:
 
     @property
     def watching(self) -> bool:
-        """WATCH has been sent, and its connection is held."""
+        """WATCH has been answered, and neither EXEC nor `close` came since; the watch may have been lost."""
         return self._watch is not None
 
+    @property
+    def lost(self) -> bool:
+        """The watch has ended by itself: all raises WatchError until `close`, or `watch` begins anew."""
+        return self._watch is not None and self._watch.is_over
+
     async def watch(self, names: Iterable[Any], slot: int) -> bool:
-        """WATCH, the first of which takes the connection. Raises as `execute_command`."""
+        """WATCH, the first of which takes the connection. Raises as `execute_command`.
+
+        After a watch that was lost it is the first one again: nothing else is watched then.
+        """
         core, args = self._core, ("WATCH", *names)
-        if self._watch is not None:
+        if self.watching and not self.lost:
             await self.send(args, {}, slot)
             return True
         await core.initialize()
@@ -140,15 +148,12 @@ class Transactions:
         except Exception as error:
             _count(core, error)
             raise
-        finally:
-            if watch.is_over:
-                self._watch = None
 
     async def execute(self, calls: Sequence["Call"], slot: int) -> list[Any]:
         """MULTI, the calls, EXEC; results in order, errors of single commands among them.
 
-        Raises WatchError when something watched has changed, what the server refused a command for (nothing
-        was executed), OutcomeUnknown when no reply came.
+        Raises WatchError when something watched has changed or the watch was lost, what the server refused a
+        command for (nothing was executed), OutcomeUnknown when no reply came.
         """
         core = self._core
         sent = [(args, options) for args, options in calls if EMPTY_RESPONSE not in options]
@@ -326,7 +331,7 @@ class _AsTransaction(AbstractStrategy):
         if len(slots) > 1:
             raise RedisClusterException(f"{args[0]} - all keys must map to the same key slot")
         slot = slots.pop() if slots else self._watched_slot
-        if self._watching and slot != self._watched_slot:
+        if self._watching and not self._transactions.lost and slot != self._watched_slot:
             raise CrossSlotTransactionError("Cannot watch or send commands on different slots")
         if args[0] != "WATCH":
             return await self._transactions.send(args, options, slot)

@@ -10,8 +10,10 @@ import asyncio
 import itertools
 import random
 import time
+import warnings
 import weakref
 from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import redis.asyncio.connection
@@ -22,6 +24,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
 
+from tradewind.client.dedicated import from_finalizer
 from tradewind.client.errors import ClientClosed, NodeUnavailable
 from tradewind.client.node import Node
 from tradewind.client.policy import backoff_s
@@ -48,6 +51,7 @@ class DedicatedConnection(Connection):
     """
 
     _node: Node | None = None  # whose right it holds
+    _forgotten: "weakref.finalize[..., DedicatedConnection] | None" = None
 
     def __init__(self, *, find_node: NodeFinder, wait_s: float, lasting: bool, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -101,6 +105,8 @@ class DedicatedConnection(Connection):
     async def _connect(self) -> None:
         if self._node is not None:
             self._reader, self._writer = await self._node.open_stream()
+        if self._node is not None:  # still: it may have been given back meanwhile
+            self._provide_for_collection(self._node, self._writer)
 
     async def _dial(self) -> None:
         try:
@@ -114,11 +120,26 @@ class DedicatedConnection(Connection):
             self._give_back()
             await node.hold(self, deadline_s)
             self._node = node
+            self._provide_for_collection(node, None)
 
     def _give_back(self) -> None:
         node, self._node = self._node, None
         if node is not None:
+            if self._forgotten is not None:
+                self._forgotten.detach()
             node.dedicated.release_right(self)
+
+    def _provide_for_collection(self, node: Node, writer: asyncio.StreamWriter | None) -> None:
+        """Have the loop give back what is held now, should this be collected without `end`.
+
+        That keeps the writer out of the garbage, or it would close itself in the thread that collects.
+        """
+        if self._forgotten is not None:
+            self._forgotten.detach()
+        loop = asyncio.get_running_loop()
+        give_back = partial(_give_back_forgotten, node, writer)
+        self._forgotten = weakref.finalize(self, from_finalizer, loop, give_back)
+        self._forgotten.atexit = False
 
     def _hang_up(self) -> None:
         self._parser.on_disconnect()  # type: ignore[no-untyped-call]
@@ -140,8 +161,15 @@ class DedicatedConnection(Connection):
             self.end()
 
     def __del__(self, *_args: Any) -> None:
-        super().__del__()
-        self._give_back()
+        """Warns as redis-py's, which also closes in the thread that collects: here the loop does."""
+        if getattr(self, "_writer", None) is not None:
+            warnings.warn(f"unclosed Connection {self!r}", ResourceWarning, source=self, stacklevel=2)
+
+
+def _give_back_forgotten(node: Node, writer: asyncio.StreamWriter | None) -> None:
+    if writer is not None:
+        writer.close()
+    node.dedicated.release_right(None)
 
 
 class NodePool(ConnectionPoolInterface):

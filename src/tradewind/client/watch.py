@@ -13,6 +13,7 @@ from redis.exceptions import AskError, RedisError, WatchError
 
 from tradewind.client.command import Command
 from tradewind.client.commit import WAIT_MARGIN_S, WAIT_MS, barrier_result, not_replicated
+from tradewind.client.dedicated import from_finalizer
 from tradewind.client.errors import ClientClosed, DeadlineExceeded, OutcomeUnknown
 from tradewind.client.exclusive import (
     ConnectionLost,
@@ -42,13 +43,14 @@ class Watch:
         self._node = node
         self._lane: Lane | None = lane  # None at the end
         self._asking = asking  # the slot is moving, and the keys are at its new owner
+        self._lost_because = "it has ended"
         # A pipeline that is dropped without reset() takes no connection with it.
         self._forgotten = weakref.finalize(self, _close_forgotten, asyncio.get_running_loop(), node, lane)
         self._forgotten.atexit = False
 
     @property
     def is_over(self) -> bool:
-        """The connection has been given back."""
+        """The connection has been given back: nothing is watched, and every command raises WatchError."""
         return self._lane is None
 
     async def send(self, command: Command) -> Any:
@@ -68,6 +70,7 @@ class Watch:
                 told = self._told(command, error)
                 if told is error and not isinstance(error, DeadlineExceeded | OutcomeUnknown):
                     raise
+                self._lost_because = f"{type(told).__name__}: {told}"
                 await self.close()
                 raise told from error
 
@@ -122,7 +125,8 @@ class Watch:
 
     def _sent(self, command: Command) -> "asyncio.Future[Any]":
         if self._lane is None:
-            raise ConnectionLost("it has ended", was_sent=False)
+            happened = f"The watch was lost ({self._lost_because})"
+            raise WatchError(f"{happened}; nothing was executed since then, begin anew with watch()")
         command.asking = self._asking
         return exclusive_request(self._lane, command)
 
@@ -172,9 +176,11 @@ class Watch:
 
 
 def _close_forgotten(loop: asyncio.AbstractEventLoop, node: Node, lane: Lane) -> None:
-    if not loop.is_closed():
+    def close() -> None:
         lane.close(ClientClosed(f"{lane.name}: nobody watches any more"))
         node.dedicated.release(lane)
+
+    from_finalizer(loop, close)
 
 
 async def begin_watch(router: "Router", command: Command) -> Watch:
