@@ -52,7 +52,7 @@ async def test_what_a_slow_disk_has_not_got_yet_is_no_durable_write_lost(
     durable = Writers(client.durable(), [f"{{{mine}}}:{number}" for number in range(10)])
     plain = Writers(client, [f"{{{mine}}}:plain", other])
     async with _slow_sync(victim), durable, plain:
-        await eventually(lambda: durable.total > 500)
+        await eventually(lambda: durable.total > 500, 30)
         await asyncio.sleep(1.0)  # so that a sync is under way, and writes wait behind it
         assert max(plain.longest_gap_s(key) for key in plain.keys) < 2.0
         await fragile.kill(victim)

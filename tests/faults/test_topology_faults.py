@@ -156,7 +156,7 @@ async def test_on_the_side_of_the_minority_nothing_is_committed(
         durable = Writers(client.durable(), [mine, *(f"{{{mine}}}:{n}" for n in range(5))])
         plain = Writers(client, [f"{{{mine}}}:plain"])
         async with durable, plain:
-            await eventually(lambda: durable.total > 100)
+            await eventually(lambda: durable.total > 100, 30)
             announced.cut_off(alone)
             announced.silence_all_but(alone)
             await eventually(lambda: _refuses_writes(alone), timeout_s=NODE_TIMEOUT_S + 10)
