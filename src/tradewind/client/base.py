@@ -351,7 +351,7 @@ class ClientCore(OffersViews, SendsUnheard):
     def _leave_short_ways(self) -> None:
         """Have every command pass `_dispatch` or `_block`. Clients that need neither pay nothing for it."""
         self._takes_short_ways = False
-        self._send = self._send_in_sight  # type: ignore[method-assign]
+        self._send = self._send_in_sight  # type: ignore[method-assign]  # on this object alone
 
     def _spec(self, args: tuple[Any, ...]) -> CommandSpec:
         """What is known of the command. Raises SharedConnectionError for what must not share a connection."""

@@ -52,7 +52,7 @@ class ClusterKeyspaceNotifications(AsyncClusterKeyspaceNotifications):
 
     async def _complete(self) -> None:
         try:
-            await self.refresh_subscriptions()  # type: ignore[no-untyped-call]
+            await self.refresh_subscriptions()  # type: ignore[no-untyped-call]  # redis-py
         except ClientClosed:
             pass
         except (RedisError, OSError):
@@ -69,4 +69,4 @@ class ClusterKeyspaceNotifications(AsyncClusterKeyspaceNotifications):
         if self._completing is not None:
             self._completing.cancel()
             await asyncio.gather(self._completing, return_exceptions=True)
-        await super().aclose()  # type: ignore[no-untyped-call]
+        await super().aclose()  # type: ignore[no-untyped-call]  # redis-py

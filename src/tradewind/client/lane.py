@@ -63,7 +63,7 @@ class LaneOwner(Protocol):
 def server_error(text: str) -> Exception:
     """redis-py's exception for an error reply; a malformed redirect is a plain ResponseError, no crash."""
     try:
-        error: Exception = BaseParser.parse_error(text)  # type: ignore[no-untyped-call]
+        error: Exception = BaseParser.parse_error(text)  # type: ignore[no-untyped-call]  # redis-py
     except (ValueError, IndexError, TypeError):
         return ResponseError(text)
     return error

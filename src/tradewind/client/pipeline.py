@@ -237,7 +237,7 @@ def raise_first(results: Sequence[Any], calls: Sequence["Call"]) -> None:
 
 def explain(error: Exception, number: int, args: tuple[Any, ...]) -> None:
     """Have the error say which command it is of, as redis-py does."""
-    command = truncate_text(" ".join(map(safe_str, args)))  # type: ignore[no-untyped-call]
+    command = truncate_text(" ".join(map(safe_str, args)))  # type: ignore[no-untyped-call]  # redis-py
     error.args = (f"Command # {number} ({command}) of pipeline caused error: {error}", *error.args[1:])
 
 
