@@ -5,7 +5,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tradewind.engine import messages
 from tradewind.engine.messages import (
     Answer,
     Close,
@@ -22,6 +21,7 @@ from tradewind.engine.messages import (
     decode_event,
     encode,
     fingerprint,
+    reasons,
 )
 
 ids = st.text(st.characters(min_codepoint=32, max_codepoint=126), min_size=1, max_size=64).filter(
@@ -115,7 +115,7 @@ def test_every_reason_has_a_sentence_of_its_own() -> None:
     sentences = [reason.sentence for reason in RejectReason]
     assert len(set(sentences)) == len(RejectReason)
     assert all(sentence.endswith(".") for sentence in sentences)
-    assert set(messages._SENTENCES) == set(RejectReason)
+    assert set(reasons._SENTENCES) == set(RejectReason)
 
 
 @pytest.mark.parametrize(

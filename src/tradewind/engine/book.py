@@ -1,4 +1,4 @@
-"""The book of one partition: every command and every tick comes through here.
+"""The book of one partition: every command and every tick comes through here, and is decided elsewhere.
 
 No I/O and no clock: commands, quotes and the time come in, decisions come out. A decision is already applied
 to the accounts here; it takes effect for the world once its events and changes are committed. If the commit
@@ -13,37 +13,26 @@ from typing import Any, Final
 
 import msgspec
 
-from tradewind.engine.account import Account, Position
-from tradewind.engine.checks import (
-    Refusal,
-    check_margin,
-    check_volume,
-    check_volume_to_close,
-    find_instrument,
-)
+from tradewind.engine.account import Account
+from tradewind.engine.checks import Refusal
+from tradewind.engine.deciders.closing import close, close_all
+from tradewind.engine.deciders.funding import deposit, open_account
+from tradewind.engine.deciders.placing import POSITIONS_PER_ACCOUNT_MAX, place
 from tradewind.engine.instruments import QuoteFrame
 from tradewind.engine.ledger import Ledger, rebuild
 from tradewind.engine.messages import (
-    DEPOSIT_CENTS_MAX,
-    LEVERAGE_MAX,
-    AccountOpened,
-    AllClosed,
     Answer,
     Close,
     CloseAll,
     Command,
     Deposit,
-    Deposited,
     Event,
     OpenAccount,
-    OrderFilled,
     OrderRejected,
     Place,
-    RejectReason,
 )
-from tradewind.engine.money import margin_cents, opening_price
 from tradewind.engine.quotes import STALE_QUOTE_MS_MAX, QuoteBoard
-from tradewind.engine.risk import restore_if_recovered, review
+from tradewind.engine.risk import review
 
 __all__ = [
     "POSITIONS_PER_ACCOUNT_MAX",
@@ -53,8 +42,6 @@ __all__ = [
     "ReviewFailed",
     "rebuild",
 ]
-
-POSITIONS_PER_ACCOUNT_MAX: Final = 200
 
 
 class ReviewFailed(Exception):
@@ -120,7 +107,7 @@ class Book:
         first_sequence = self.event_sequence + 1
         touched: tuple[str, ...] = (command.account,)
         try:
-            answer = _DECIDERS[type(command)](self, command, now_ms)
+            answer = _DECIDERS[type(command)](self._ledger, command, now_ms)
         except Refusal as refusal:
             answer = self._refuse(command, refusal, now_ms)
             touched = ()
@@ -153,126 +140,6 @@ class Book:
         taken = {id: ledger.changes.take(ledger.accounts[id]) for id in dict.fromkeys(account_ids)}
         return {id: change for id, change in taken.items() if change != ({}, [])}
 
-    def _open_account(self, command: OpenAccount, now_ms: int) -> Answer:
-        if command.account in self.accounts:
-            raise Refusal(RejectReason.ACCOUNT_EXISTS, command.account)
-        if not 1 <= command.leverage <= LEVERAGE_MAX:
-            raise Refusal(RejectReason.INVALID_LEVERAGE, f"asked for {command.leverage}")
-        self._ledger.record(
-            AccountOpened(account=command.account, at_ms=now_ms, cause=command.id, leverage=command.leverage)
-        )
-        return Answer(
-            id=command.id, account=command.account, status="done", balance=0, sequence=self.event_sequence
-        )
-
-    def _deposit(self, command: Deposit, now_ms: int) -> Answer:
-        account = self._account(command.account)
-        if not 1 <= command.amount <= DEPOSIT_CENTS_MAX:
-            raise Refusal(RejectReason.INVALID_AMOUNT, f"asked for {command.amount}")
-        self._ledger.record(
-            Deposited(
-                account=account.id,
-                at_ms=now_ms,
-                cause=command.id,
-                amount=command.amount,
-                balance=account.balance + command.amount,
-            )
-        )
-        answer = Answer(
-            id=command.id,
-            account=command.account,
-            status="done",
-            balance=account.balance,
-            sequence=self.event_sequence,
-        )
-        restore_if_recovered(self._ledger, account, command.id, now_ms)
-        return answer
-
-    def _place(self, command: Place, now_ms: int) -> Answer:
-        account = self._account(command.account)
-        instrument = find_instrument(command.symbol)
-        check_volume(instrument, command.volume)
-        if len(account.positions) >= POSITIONS_PER_ACCOUNT_MAX:
-            raise Refusal(RejectReason.OPEN_POSITIONS_LIMIT, f"{POSITIONS_PER_ACCOUNT_MAX} are open")
-        quote = self.quotes.fresh(command.symbol, now_ms)
-        price = opening_price(quote, command.side)
-        margin = margin_cents(instrument, command.volume, price, account.leverage)
-        check_margin(account, self.quotes.last, instrument, command.side, command.volume, margin)
-        position_id = f"{self.partition}-{self.event_sequence + 1}"
-        self._ledger.record(
-            OrderFilled(
-                account=account.id,
-                at_ms=now_ms,
-                cause=command.id,
-                position=position_id,
-                symbol=command.symbol,
-                side=command.side,
-                volume=command.volume,
-                price=price,
-                margin=margin,
-            )
-        )
-        return Answer(
-            id=command.id,
-            account=command.account,
-            status="filled",
-            position=position_id,
-            price=price,
-            volume=command.volume,
-            balance=account.balance,
-            sequence=self.event_sequence,
-        )
-
-    def _close(self, command: Close, now_ms: int) -> Answer:
-        account = self._account(command.account)
-        position = account.positions.get(command.position)
-        if position is None:
-            raise Refusal(RejectReason.UNKNOWN_POSITION, command.position)
-        volume = position.volume if command.volume is None else command.volume
-        check_volume_to_close(position, volume)
-        self.quotes.fresh(position.symbol, now_ms)
-        event = self._ledger.close_position(account, position, volume, "close", command.id, now_ms)
-        answer = Answer(
-            id=command.id,
-            account=command.account,
-            status="filled",
-            position=position.id,
-            price=event.price,
-            volume=volume,
-            profit=event.profit,
-            balance=event.balance,
-            sequence=self.event_sequence,
-        )
-        restore_if_recovered(self._ledger, account, command.id, now_ms)
-        return answer
-
-    def _close_all(self, command: CloseAll, now_ms: int) -> Answer:
-        account = self._account(command.account)
-        if command.symbol is not None:
-            find_instrument(command.symbol)
-        asked = [position for position in account.positions.values() if _matches(command, position)]
-        fresh = [position for position in asked if self.quotes.is_fresh(position.symbol, now_ms)]
-        balance_before = account.balance
-        for position in fresh:
-            self._ledger.close_position(account, position, position.volume, "close", command.id, now_ms)
-        left = len(asked) - len(fresh)
-        self._ledger.record(
-            AllClosed(account=account.id, at_ms=now_ms, cause=command.id, closed=len(fresh), left=left)
-        )
-        answer = Answer(
-            id=command.id,
-            account=command.account,
-            status="done",
-            volume=sum(position.volume for position in fresh),
-            profit=account.balance - balance_before,
-            balance=account.balance,
-            closed=len(fresh),
-            left=left,
-            sequence=self.event_sequence,
-        )
-        restore_if_recovered(self._ledger, account, command.id, now_ms)
-        return answer
-
     def _refuse(self, command: Command, refusal: Refusal, now_ms: int) -> Answer:
         kind = type(command).__struct_config__.tag
         self._ledger.record(
@@ -294,21 +161,11 @@ class Book:
             sequence=self.event_sequence,
         )
 
-    def _account(self, account_id: str) -> Account:
-        account = self.accounts.get(account_id)
-        if account is None:
-            raise Refusal(RejectReason.UNKNOWN_ACCOUNT, account_id)
-        return account
 
-
-_DECIDERS: Final[Mapping[type[Command], Callable[[Book, Any, int], Answer]]] = {
-    OpenAccount: Book._open_account,
-    Deposit: Book._deposit,
-    Place: Book._place,
-    Close: Book._close,
-    CloseAll: Book._close_all,
+_DECIDERS: Final[Mapping[type[Command], Callable[[Ledger, Any, int], Answer]]] = {
+    OpenAccount: open_account,
+    Deposit: deposit,
+    Place: place,
+    Close: close,
+    CloseAll: close_all,
 }
-
-
-def _matches(command: CloseAll, position: Position) -> bool:
-    return command.symbol in (None, position.symbol) and command.side in (None, position.side)

@@ -16,6 +16,13 @@ class Refusal(Exception):
         self.reason = reason
 
 
+def find_account(accounts: Mapping[str, Account], account_id: str) -> Account:
+    account = accounts.get(account_id)
+    if account is None:
+        raise Refusal(RejectReason.UNKNOWN_ACCOUNT, account_id)
+    return account
+
+
 def find_instrument(symbol: str) -> Instrument:
     instrument = INSTRUMENTS.get(symbol)
     if instrument is None:

@@ -1,0 +1,61 @@
+"""Closing one position, in part or whole, or all that match."""
+
+from tradewind.engine.account import Position
+from tradewind.engine.checks import Refusal, check_volume_to_close, find_account, find_instrument
+from tradewind.engine.ledger import Ledger
+from tradewind.engine.messages import AllClosed, Answer, Close, CloseAll, RejectReason
+from tradewind.engine.risk import restore_if_recovered
+
+
+def close(ledger: Ledger, command: Close, now_ms: int) -> Answer:
+    account = find_account(ledger.accounts, command.account)
+    position = account.positions.get(command.position)
+    if position is None:
+        raise Refusal(RejectReason.UNKNOWN_POSITION, command.position)
+    volume = position.volume if command.volume is None else command.volume
+    check_volume_to_close(position, volume)
+    ledger.quotes.fresh(position.symbol, now_ms)
+    event = ledger.close_position(account, position, volume, "close", command.id, now_ms)
+    answer = Answer(
+        id=command.id,
+        account=command.account,
+        status="filled",
+        position=position.id,
+        price=event.price,
+        volume=volume,
+        profit=event.profit,
+        balance=event.balance,
+        sequence=ledger.event_sequence,
+    )
+    restore_if_recovered(ledger, account, command.id, now_ms)
+    return answer
+
+
+def close_all(ledger: Ledger, command: CloseAll, now_ms: int) -> Answer:
+    account = find_account(ledger.accounts, command.account)
+    if command.symbol is not None:
+        find_instrument(command.symbol)
+    asked = [position for position in account.positions.values() if _matches(command, position)]
+    fresh = [position for position in asked if ledger.quotes.is_fresh(position.symbol, now_ms)]
+    balance_before = account.balance
+    for position in fresh:
+        ledger.close_position(account, position, position.volume, "close", command.id, now_ms)
+    left = len(asked) - len(fresh)
+    ledger.record(AllClosed(account=account.id, at_ms=now_ms, cause=command.id, closed=len(fresh), left=left))
+    answer = Answer(
+        id=command.id,
+        account=command.account,
+        status="done",
+        volume=sum(position.volume for position in fresh),
+        profit=account.balance - balance_before,
+        balance=account.balance,
+        closed=len(fresh),
+        left=left,
+        sequence=ledger.event_sequence,
+    )
+    restore_if_recovered(ledger, account, command.id, now_ms)
+    return answer
+
+
+def _matches(command: CloseAll, position: Position) -> bool:
+    return command.symbol in (None, position.symbol) and command.side in (None, position.side)

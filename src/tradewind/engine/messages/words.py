@@ -1,0 +1,18 @@
+"""What the fields of messages may hold, and how they are limited."""
+
+from typing import Annotated, Final, Literal, TypeAlias
+
+from msgspec import Meta
+
+Side: TypeAlias = Literal["buy", "sell"]
+BUY: Final = "buy"
+SELL: Final = "sell"
+
+LEVERAGE_MAX = 500
+DEPOSIT_CENTS_MAX = 10**12  # ten billion USD: sums of many stay below 2**53, which JavaScript reads exactly
+
+# "quote:" is how events name a price as their cause; a client order id must not look like one.
+ClientOrderId: TypeAlias = Annotated[str, Meta(pattern=r"^(?!quote:)[ -~]{1,64}\Z")]
+AccountId: TypeAlias = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_.\-]{1,64}\Z")]
+ReplyTo: TypeAlias = Annotated[str, Meta(max_length=64)]
+Name: TypeAlias = Annotated[str, Meta(max_length=64)]  # of a symbol or a position; an answer repeats it
