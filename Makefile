@@ -7,6 +7,10 @@ BENCH_STAMP := $(VENV)/.bench-installed
 PYTHON_VERSIONS := python3 python3.14 python3.13 python3.12 python3.11
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet --quiet
 ARGS ?=
+# Of the ledger runs of `make soak`: how many, how long each, and the first seed, a new one every time.
+SEEDS ?= 20
+ORDERS ?= 1000000
+SEED ?= $(shell date +%s)
 # Most tests wait for servers; a second process halves the time and leaves the servers a core.
 TEST_PROCESSES ?= 2
 
@@ -58,9 +62,10 @@ $(BENCH_STAMP): requirements-bench.lock $(STAMP)
 	@if $(PIP) install --require-hashes --requirement requirements-bench.lock; then touch $@; \
 	else echo "bench: the clients of requirements-bench.lock cannot be installed here; measuring without them" >&2; fi
 
-soak: setup ## the long tests, then the whole system under faults for ten minutes, then the audit
+soak: setup ## the long tests, the ledger runs (SEEDS=20 ORDERS=1000000 SEED=...), the whole system for ten minutes
 	@$(BIN)/pytest -m soak
 	@TRADEWIND_TEST_LOOP=uvloop $(BIN)/pytest tests/client tests/faults
+	@$(BIN)/python -m tests.ledger --seed $(SEED) --seeds $(SEEDS) --orders $(ORDERS)
 	@$(BIN)/tradewind up --seconds 600 --crash-at 60 --kill-primary-at 120 $(ARGS)
 
 redis-py-suite: setup ## redis-py's own tests, with redis-py and with Tradewind (ARGS="--select pipeline")

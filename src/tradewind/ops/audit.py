@@ -139,7 +139,7 @@ async def _audit_partition(
     await _read_until_still(client, keys, found)
     found.check_money()
     today = clock.now_ms() // DAY_MS
-    answers = [pair async for pair in _stored_answers(client, keys, today)]
+    answers = [pair async for pair in stored_answers(client, keys, today)]
     found.check_stored_answers(answers, today)
     found.check_told(told.of(partition))
     put_aside = int(await client.execute_command("XLEN", keys.poison))
@@ -204,7 +204,7 @@ async def _stored_accounts(
     return stored
 
 
-async def _stored_answers(
+async def stored_answers(
     client: RedisCluster, keys: PartitionKeys, today: int
 ) -> AsyncIterator[tuple[str, bytes]]:
     """All answers kept for repeats. Yields a field twice if the scan does."""

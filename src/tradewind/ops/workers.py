@@ -34,6 +34,16 @@ class WorkerProcesses:
         self._process: asyncio.subprocess.Process | None = None
         self._reader: asyncio.Task[None] | None = None
 
+    @property
+    def pid(self) -> int:
+        """The process that forks them; its children are the workers.
+
+        :raises FleetEnded: they were not started, or have been stopped
+        """
+        if self._process is None:
+            raise FleetEnded("no worker processes run")
+        return self._process.pid
+
     async def start(self) -> None:
         words = ("worker", "--count", self.count, "--partitions", self.partitions)
         self._process = await asyncio.create_subprocess_exec(

@@ -1,0 +1,126 @@
+"""What a random client asks: one account as the client knows it, and the next command for it.
+
+Plain functions of a seeded generator and of the answers so far. Most commands make sense, some do not: an
+account that was never opened, a symbol that nobody trades, a position that is closed already.
+"""
+
+import random
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Final, TypeAlias
+
+import msgspec
+
+from tradewind.engine.instruments import INSTRUMENTS
+from tradewind.engine.messages import (
+    BUY,
+    SELL,
+    Answer,
+    Close,
+    CloseAll,
+    Command,
+    Deposit,
+    OpenAccount,
+    Place,
+    RejectReason,
+    fingerprint,
+)
+from tradewind.ops.mix import BUY_SHARE, DEPOSIT_CENTS, DRY_CENTS, LEVERAGE, position_volume
+
+POSITIONS_KNOWN_MAX: Final = 8
+ODD_SHARE: Final = 0.03
+SYMBOLS: Final = tuple(INSTRUMENTS)
+
+
+@dataclass
+class AccountView:
+    """One account, by the answers to this client alone: the engine may have stopped positions out since."""
+
+    name: str
+    is_open: bool = False
+    balance: int = 0
+    positions: list[str] = field(default_factory=list)
+
+    def learn(self, command: Command, answer: Answer) -> None:
+        if isinstance(command, OpenAccount):
+            self.is_open |= answer.status == "done" or answer.reason is RejectReason.ACCOUNT_EXISTS
+        if answer.balance is not None:
+            self.balance = answer.balance
+        if isinstance(command, Place) and answer.position is not None:
+            self.positions.append(answer.position)
+            del self.positions[:-POSITIONS_KNOWN_MAX]
+        elif isinstance(command, CloseAll) and answer.status == "done":
+            self.positions.clear()
+        elif isinstance(command, Close) and command.volume is None and command.position in self.positions:
+            self.positions.remove(command.position)
+
+
+Maker: TypeAlias = Callable[[random.Random, AccountView, str], Command]
+
+
+def _open(_chance: random.Random, view: AccountView, id: str) -> Command:
+    return OpenAccount(account=view.name, id=id, leverage=LEVERAGE)
+
+
+def _deposit(chance: random.Random, view: AccountView, id: str) -> Command:
+    return Deposit(account=view.name, id=id, amount=DEPOSIT_CENTS + chance.randrange(10_000))
+
+
+def _place(chance: random.Random, view: AccountView, id: str) -> Command:
+    instrument = INSTRUMENTS[chance.choice(SYMBOLS)]
+    side = BUY if chance.random() < BUY_SHARE else SELL
+    volume = position_volume(instrument) - chance.randrange(3) * instrument.volume_step
+    return Place(account=view.name, id=id, symbol=instrument.symbol, side=side, volume=volume)
+
+
+def _close(chance: random.Random, view: AccountView, id: str) -> Command:
+    if not view.positions:
+        return _close_all(chance, view, id)
+    volume = INSTRUMENTS[SYMBOLS[0]].volume_step if chance.random() < 0.3 else None
+    return Close(account=view.name, id=id, position=chance.choice(view.positions), volume=volume)
+
+
+def _close_all(chance: random.Random, view: AccountView, id: str) -> Command:
+    symbol = chance.choice(SYMBOLS) if chance.random() < 0.5 else None
+    side = chance.choice((BUY, SELL)) if chance.random() < 0.3 else None
+    return CloseAll(account=view.name, id=id, symbol=symbol, side=side)
+
+
+def _odd(chance: random.Random, view: AccountView, id: str) -> Command:
+    """What the engine must refuse."""
+    place = Place(account=view.name, id=id, symbol=SYMBOLS[0], side=BUY, volume=1_000)
+    return chance.choice(
+        (
+            msgspec.structs.replace(place, symbol="XXXYYY"),
+            msgspec.structs.replace(place, volume=7),
+            msgspec.structs.replace(place, account=f"{view.name}-nobody"),
+            Close(account=view.name, id=id, position="0-0"),
+            Deposit(account=view.name, id=id, amount=-1),
+            OpenAccount(account=view.name, id=id, leverage=0),
+        )
+    )
+
+
+MAKERS: Final[Mapping[Maker, int]] = {_place: 60, _close: 28, _deposit: 8, _close_all: 3}
+"""How often each is asked of an open account that has money."""
+
+
+def random_command(chance: random.Random, view: AccountView, id: str) -> Command:
+    """The next command of an account: opened first, then funded, then traded with."""
+    if chance.random() < ODD_SHARE:
+        return _odd(chance, view, id)
+    if not view.is_open:
+        return _open(chance, view, id)
+    if view.balance < DRY_CENTS and chance.random() < 0.5:
+        return _deposit(chance, view, id)
+    (maker,) = chance.choices(list(MAKERS), list(MAKERS.values()))
+    return maker(chance, view, id)
+
+
+def other_body(chance: random.Random, command: Command) -> Command:
+    """Another question under the same id."""
+    view = AccountView(command.account, is_open=True, balance=DEPOSIT_CENTS)
+    while True:
+        other = random_command(chance, view, command.id)
+        if other.account == command.account and fingerprint(other) != fingerprint(command):
+            return other
