@@ -103,7 +103,7 @@ async def test_answers_to_others_and_answers_twice_are_ignored(client, monkeypat
         lost = lose_results(run.desk, monkeypatch, 1)
         asking = asyncio.create_task(run.ask(place("A", "order")))
         await eventually(lambda: len(lost) == 1)
-        for data in (b"[]", b'[{"id":"order","account":"B","status":"done"}]', lost[0], lost[0]):
+        for data in (b"[]", b'[["",{"id":"order","account":"B","status":"done"}]]', lost[0], lost[0]):
             run.desk._on_answers("", data)
         assert (await asking).status == "filled"
 
@@ -182,14 +182,17 @@ async def test_a_late_answer_is_not_taken_for_one_to_another_order_under_the_sam
             assert (await desk.submit(place("A", "order"))).reason is RejectReason.UNKNOWN_ACCOUNT
 
 
-async def test_few_given_up_orders_are_remembered(client, monkeypatch):
-    monkeypatch.setattr(desk_module, "LOOSE_MAX", 3)
-    async with open_desk(client) as desk:
-        asking = await start_callers(desk, 10)
-        for task in asking:
-            task.cancel()
-        await asyncio.gather(*asking, return_exceptions=True)
-        assert [account for account, _ in desk._loose] == ["A7", "A8", "A9"]
+async def test_an_order_keeps_its_answer_after_another_one_was_tried_under_its_id_and_given_up(client):
+    async with running(client) as run:
+        await run.fund("A")
+        answer = await run.ask(place("A", "order"))
+        given_up = asyncio.create_task(run.desk.submit(place("A", "order", volume=2_000)))
+        await asyncio.sleep(0)
+        given_up.cancel()
+        await asyncio.wait([given_up])
+        assert await run.ask(place("A", "order")) == answer
+        assert (await run.ask(place("A", "order", volume=2_000))).reason is RejectReason.DUPLICATE_ID
+        assert await run.ask(place("A", "order")) == answer
 
 
 # -- limits and the end ----------------------------------------------------------------------------------

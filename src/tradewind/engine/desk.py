@@ -18,37 +18,29 @@ from redis.exceptions import RedisError
 from tradewind import ClientClosed, OutcomeUnknown, Overloaded, RedisCluster
 from tradewind.client.subscription import ShardedSubscription
 from tradewind.engine.keys import PartitionKeys, partition_of
-from tradewind.engine.messages import Answer, Command, decode_command, duplicate_id_answer, encode
+from tradewind.engine.messages import Answer, Command, decode_command, encode, fingerprint
 
 PENDING_MAX = 100_000
 RESEND_FIRST_S = 1.0
 RESEND_S_MAX = 4.0
 DEADLINE_S = 30.0
 SWEEP_S = 0.25
-LOOSE_MAX = 10_000
-"""Commands that may be answered when nobody waits any more: their callers gave up, or they were handed in
-twice. They are remembered so that such an answer is not taken for one to another order under the same id."""
 
 logger = logging.getLogger(__name__)
-_decode_answers = msgspec.json.Decoder(list[Answer]).decode
+_decode_answers = msgspec.json.Decoder(list[tuple[str, Answer]]).decode
 
 
 @dataclass(slots=True, eq=False)
 class _Pending:
+    """`body` tells an answer to it from one to another order under the same id, which may come late."""
+
     command: Command
+    body: str
     payload: bytes
     answer: "asyncio.Future[Answer]"
     resend_at_s: float
     resend_after_s: float
     deadline_s: float
-
-    @property
-    def was_resent(self) -> bool:
-        return self.resend_after_s > RESEND_FIRST_S
-
-    @property
-    def is_answered(self) -> bool:
-        return self.answer.done() and not self.answer.cancelled() and self.answer.exception() is None
 
 
 class OrderDesk:
@@ -65,7 +57,6 @@ class OrderDesk:
         self._partitions = partitions
         self._keys = [PartitionKeys(partition) for partition in range(partitions)]
         self._pending: dict[tuple[str, str], _Pending] = {}
-        self._loose: dict[tuple[str, str], bytes] = {}
         self._pending_max = pending_max
         self._places = asyncio.Semaphore(pending_max)
         self._is_open = False
@@ -122,10 +113,9 @@ class OrderDesk:
         key = (command.account, command.id)
         if key in self._pending:
             raise ValueError(f"account {command.account}: id {command.id} is being submitted already")
-        if self._loose and self._loose.get(key, payload) != payload:
-            return duplicate_id_answer(command)
         pending = _Pending(
             command,
+            fingerprint(command),
             payload,
             asyncio.get_running_loop().create_future(),
             time.monotonic() + RESEND_FIRST_S,
@@ -138,13 +128,6 @@ class OrderDesk:
             return await pending.answer
         finally:
             del self._pending[key]
-            if pending.was_resent or not pending.is_answered:
-                self._remember(key, payload)
-
-    def _remember(self, key: tuple[str, str], payload: bytes) -> None:
-        self._loose[key] = payload
-        if len(self._loose) > LOOSE_MAX:
-            del self._loose[next(iter(self._loose))]
 
     def _hand_in(self, pending: _Pending) -> None:
         """Append to the partition's stream. What goes wrong here is mended by handing in again."""
@@ -155,9 +138,9 @@ class OrderDesk:
             logger.debug("handing in %s: %s", pending.command.id, error)
 
     def _on_answers(self, _channel: str, data: bytes) -> None:
-        for answer in _decode_answers(data):
+        for body, answer in _decode_answers(data):
             pending = self._pending.get((answer.account, answer.id))
-            if pending is not None and not pending.answer.done():
+            if pending is not None and pending.body == body and not pending.answer.done():
                 pending.answer.set_result(answer)
 
     async def _sweep(self) -> None:

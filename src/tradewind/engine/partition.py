@@ -53,7 +53,7 @@ class _Work:
     last_command: str
     events: list[bytes] = field(default_factory=list)
     stored: dict[str, bytes] = field(default_factory=dict)
-    answers: dict[str, list[bytes]] = field(default_factory=dict)  # by reply_to
+    answers: dict[str, list[bytes]] = field(default_factory=dict)  # by reply_to, each with its body
     touched: dict[str, None] = field(default_factory=dict)
     opened: list[str] = field(default_factory=list)
     poisoned: list[tuple[bytes, str]] = field(default_factory=list)
@@ -65,9 +65,10 @@ class _Work:
         self.events.extend(encode(event) for event in decision.events)
         self.touched.update(dict.fromkeys(decision.touched))
 
-    def reply(self, command: Command, answer: bytes) -> None:
+    def reply(self, command: Command, body: bytes, answer: bytes) -> None:
+        """`body` is the fingerprint of what was asked: it answers no other order under the same id."""
         if command.reply_to:
-            self.answers.setdefault(command.reply_to, []).append(answer)
+            self.answers.setdefault(command.reply_to, []).append(b'["%b",%b]' % (body, answer))
 
 
 class PartitionRunner:
@@ -263,7 +264,8 @@ class PartitionRunner:
             name = id_field(command)
             known = kept.get(name) or self._recent.get(name) or work.stored.get(name)
             if known is not None:
-                work.reply(command, _repeated(command, known))
+                body = fingerprint(command).encode()
+                work.reply(command, body, _repeated(command, body, known))
             else:
                 self._apply(work, command, entry[1], name, now_ms)
         work.last_command = max(self._cursor.command, entries[decided - 1][0], key=stream_order)
@@ -304,9 +306,9 @@ class PartitionRunner:
         if is_new and command.account in self._book.accounts:
             work.opened.append(command.account)
         if decision.answer is not None:
-            answer = encode(decision.answer)
-            work.stored[name] = fingerprint(command).encode() + answer
-            work.reply(command, answer)
+            body, answer = fingerprint(command).encode(), encode(decision.answer)
+            work.stored[name] = body + answer
+            work.reply(command, body, answer)
 
     def _put_aside(self, payload: bytes, reason: str) -> None:
         self._aside[payload] = reason
@@ -400,8 +402,8 @@ def stream_order(entry_id: str) -> tuple[int, int]:
     return int(milliseconds), int(sequence)
 
 
-def _repeated(command: Command, known: bytes) -> bytes:
+def _repeated(command: Command, body: bytes, known: bytes) -> bytes:
     """The answer that was given before; another body under the same id is refused."""
-    if known.startswith(fingerprint(command).encode()):
+    if known.startswith(body):
         return known[FINGERPRINT_DIGITS:]
     return encode(duplicate_id_answer(command))
