@@ -16,6 +16,7 @@ COMMANDS = {
     "up": ("tradewind.ops.up_command:up", "Start everything on this machine, trade, and prove the result."),
     "worker": ("tradewind.ops.worker_command:worker", "Worker processes of the order engine."),
     "audit": ("tradewind.ops.audit_command:audit_command", "Prove that nothing was lost or doubled."),
+    "export": ("tradewind.ops.export_command:export_command", "Events to Parquet files or to PostgreSQL."),
     "cluster": ("tradewind.ops.cluster_command:app", "A local cluster: start, stop, status."),
 }
 

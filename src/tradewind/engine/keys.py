@@ -33,6 +33,9 @@ class PartitionKeys:
         self.events = f"{prefix}:events"
         self.poison = f"{prefix}:poison"
         self.accounts = f"{prefix}:accounts"
+        self.exports = f"{prefix}:exports"
+        self.checkpoint = f"{prefix}:checkpoint"
+        self.checkpoint_made = f"{prefix}:checkpoint:made"
         self.quotes_channel = f"{prefix}:quotes"
         self._prefix = prefix
 

@@ -11,15 +11,15 @@ from tradewind.functions_path import function_library_source
 LIBRARY = "engine"
 
 
-async def load_library(client: RedisCluster) -> None:
-    """Load the library on every primary, in place of an older one. Replicas get it by replication.
+async def load_library(client: RedisCluster, name: str = LIBRARY) -> None:
+    """Load the library `name` on every primary, in place of an older one. Replicas get it by replication.
 
     May run twice without harm.
 
     :raises FunctionsRefused: a server does not take it
     """
     await client.initialize()
-    source = function_library_source(LIBRARY)
+    source = function_library_source(name)
     nodes = client.get_primaries()
     try:
         await asyncio.gather(

@@ -1,0 +1,21 @@
+"""Errors of exporting and trimming that are for people: what happened, and what to do."""
+
+
+class TrailError(Exception):
+    """Root of the errors below."""
+
+
+class EventsMissing(TrailError):
+    """Events that should be there are not: trimmed before this target had them, or lost."""
+
+
+class TargetRefused(TrailError):
+    """The target is not one of this cluster, is not what it says, or somebody else writes to it."""
+
+
+class TargetUnavailable(TrailError):
+    """The target could not be reached or written to just now. Nothing is lost: start the export again."""
+
+
+class TrimRefused(TrailError):
+    """Events that may not be trimmed yet, or not without being asked for by name. Nothing was changed."""
