@@ -66,15 +66,18 @@ def lines(report: Report) -> list[str]:
     verdict = report.verdict
     rate = verdict.told / report.seconds
     counts = (
-        f"{verdict.askings} questions of {verdict.orders} orders, {verdict.told} answers "
-        f"({verdict.repeats} repeats, {verdict.refused_bodies} other bodies refused), {rate:.0f}/s; "
-        f"{verdict.audit.events} events; last unknown resolved {max(0.0, verdict.slowest_s):.2f} s "
-        f"after the last fault"
+        f"{verdict.askings} questions of {verdict.orders} orders, {verdict.told} answers ({rate:.0f}/s), "
+        f"{verdict.repeats} of them repeats, {verdict.refused_bodies} to other bodies; "
+        f"{verdict.audit.events} events"
+    )
+    waits = (
+        f"longest wait for an answer {verdict.longest_s:.1f} s, {verdict.unanswered} waited in vain and asked "
+        f"again, last unknown resolved {max(0.0, verdict.slowest_s):.2f} s after the last fault"
     )
     if verdict.clean:
-        return [counts, f"clean, {len(report.plan.rounds)} rounds of faults, {report.seconds:.0f} s"]
+        return [counts, waits, f"clean, {len(report.plan.rounds)} rounds of faults, {report.seconds:.0f} s"]
     found = dict(verdict.found)
-    return [counts, f"NOT clean: {found} {verdict.audit.as_dict()}", *verdict.sentences]
+    return [counts, waits, f"NOT clean: {found} {verdict.audit.as_dict()}", *verdict.sentences]
 
 
 if __name__ == "__main__":

@@ -42,8 +42,8 @@ SENTENCES_MAX = 20
 
 @dataclass
 class Verdict:
-    """`found` counts what is wrong by its name; `slowest_s`: how long after the faults' end the last answer
-    came.
+    """`found` counts what is wrong by its name. `slowest_s`: how long after the faults' end the last answer
+    came; `longest_s`: how long any caller waited for an answer that came.
     """
 
     audit: AuditResult
@@ -52,7 +52,10 @@ class Verdict:
     orders: int = 0
     repeats: int = 0
     refused_bodies: int = 0
+    unanswered: int = 0
+    """Askings whose caller waited as long as callers do and heard nothing: it asked again, and was told."""
     slowest_s: float = 0.0
+    longest_s: float = 0.0
     found: Counter[str] = field(default_factory=Counter)
     sentences: list[str] = field(default_factory=list)
 
@@ -103,8 +106,12 @@ def check_partition(
 
 def _check_answers(verdict: Verdict, name: str, group: list[Asking], kept: bytes | None) -> None:
     verdict.askings += len(group)
+    verdict.unanswered += sum(
+        asking.how == "unknown" and _waited_s(asking) > RESOLVED_S_MAX for asking in group
+    )
     for asking, told in _answered(group):
         verdict.told += 1
+        verdict.longest_s = max(verdict.longest_s, _waited_s(asking))
         if kept is None:
             verdict.say("missing", f"{name} was told {_text(told)}, and no answer is kept")
         elif _is_body_of(asking, kept):
@@ -169,6 +176,10 @@ def _spans(
 
 def _answered(group: Iterable[Asking]) -> Iterator[tuple[Asking, Answer]]:
     return ((asking, asking.answer) for asking in group if asking.answer is not None)
+
+
+def _waited_s(asking: Asking) -> float:
+    return (asking.ended_ns - asking.asked_ns) / 1e9
 
 
 def _is_body_of(asking: Asking, kept: bytes) -> bool:

@@ -12,7 +12,7 @@ from typing import Final
 ROUND_EVERY: Final = 10_000
 ROUNDS_MIN: Final = 4
 CLIENTS: Final = 4
-CALLERS: Final = 60
+CALLERS: Final = 150
 
 SERVER_FAULTS: Final = (
     "F01 primary killed",
