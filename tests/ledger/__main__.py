@@ -71,8 +71,8 @@ def lines(report: Report) -> list[str]:
         f"{verdict.audit.events} events"
     )
     waits = (
-        f"longest wait for an answer {verdict.longest_s:.1f} s, {verdict.unanswered} waited in vain and asked "
-        f"again, last unknown resolved {max(0.0, verdict.slowest_s):.2f} s after the last fault"
+        f"longest wait for an answer {verdict.longest_s:.1f} s, {verdict.unanswered} waited in vain and "
+        f"asked again, last unknown resolved {max(0.0, verdict.slowest_s):.2f} s after the last fault"
     )
     if verdict.clean:
         return [counts, waits, f"clean, {len(report.plan.rounds)} rounds of faults, {report.seconds:.0f} s"]
