@@ -1,7 +1,7 @@
 """Reading what servers say, without servers."""
 
 from tradewind.embedded.folder import own_id, with_ports
-from tradewind.embedded.survey import NodeReport, missing, parse_cluster_nodes
+from tradewind.embedded.survey import NodeReport, missing, owner_of, parse_cluster_nodes
 
 NODES = """\
 aaa 127.0.0.1:7000@17000,,tls-port=0,shard-id=1 myself,master - 0 0 1 connected 0-5460 9000 [93-<-bbb]
@@ -32,6 +32,44 @@ def test_reasons_name_the_node_and_what_it_lacks():
         "node 7002 does not answer: Timeout",
     ]
     assert [report.role for report in reports] == ["primary", "down", "down"]
+
+
+def _whole(port: int, views: str) -> NodeReport:
+    cluster = {"cluster_state": "ok", "cluster_slots_ok": "16384"}
+    return NodeReport(port, views=tuple(parse_cluster_nodes(views)), cluster=cluster)
+
+
+BEFORE = """\
+aaa 127.0.0.1:{aaa}@17000 {me_aaa}master - 0 0 1 connected 0-8191
+bbb 127.0.0.1:{bbb}@17001 {me_bbb}master - 0 0 2 connected 8192-16383
+"""
+
+
+def _two(**changes: object) -> list[NodeReport]:
+    words = {"aaa": 7000, "bbb": 7001, "me_aaa": "", "me_bbb": ""} | changes
+    return [
+        _whole(7000, BEFORE.format(**words | {"me_aaa": "myself,"})),
+        _whole(7001, BEFORE.format(**words | {"me_bbb": "myself,"})),
+    ]
+
+
+def test_servers_that_announce_other_ports_are_known_by_their_ids():
+    assert missing(_two()) == []
+    assert missing(_two(aaa=9000, bbb=9001)) == []
+
+
+def test_a_server_that_has_not_heard_of_its_successor_is_missing():
+    first, second = _two()
+    text = BEFORE.format(aaa=7000, bbb=7001, me_aaa="", me_bbb="myself,").replace("0-8191", "")
+    later = _whole(7001, text.replace("0 0 2 connected 8192-16383", "0 0 3 connected 0-16383"))
+    assert missing([first, later]) == [
+        "node 7000 has not heard what [7001] now serve",
+        "node 7001 has not heard what [7000] now serve",
+    ]
+    assert [owner.id for owner in (owner_of(5, [first, second]), owner_of(5, [first, later])) if owner] == [
+        "aaa",
+        "bbb",
+    ]
 
 
 def test_moved_ports_change_addresses_and_nothing_else():

@@ -39,6 +39,7 @@ def tls_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TlsCluster
 async def fragile(shared_fragile_cluster: EmbeddedCluster) -> AsyncIterator[EmbeddedCluster]:
     """Break it as you like: stopped servers go on, dead ones are started again, before the next test."""
     cluster = shared_fragile_cluster
+    await cluster.wait_until_ready()
     await _empty(cluster)
     yield cluster
     for node in cluster.nodes:

@@ -22,7 +22,7 @@ SENDER = slice(40, 80)
 class AnnouncedCluster:
     """`async with` it; the servers' own ports come back at the end.
 
-    Meanwhile the cluster's own `roles`, `replicas_of` and `wait_until_ready` do not know the ports they see.
+    Inside it the cluster is ready: who heard of a new port has connected anew, for replication as well.
     """
 
     def __init__(self, cluster: EmbeddedCluster, *, bus: bool = False) -> None:
@@ -54,6 +54,7 @@ class AnnouncedCluster:
                 self._ids[port] = (await admin.ask("CLUSTER", "MYID")).encode()
             await self._announce(port, proxy.port, self.buses[port].port if self.buses else 0)
         await eventually(self._is_announced, GOSSIP_S_MAX)
+        await self.cluster.wait_until_ready()
         return self
 
     async def __aexit__(
@@ -65,6 +66,7 @@ class AnnouncedCluster:
         for port in self.network.proxies:
             await self._announce(port, 0, 0)
         await eventually(self._is_plain, GOSSIP_S_MAX)
+        await self.cluster.wait_until_ready()
         for bus in self.buses.values():
             await bus.stop()
         await self.network.__aexit__(kind, error, trace)

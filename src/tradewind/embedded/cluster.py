@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any
 
 from redis.crc import key_slot
 
@@ -18,7 +17,7 @@ from tradewind.embedded.folder import DataFolder, Description, check_shape
 from tradewind.embedded.keeper import Keeper
 from tradewind.embedded.options import MEMORY_BYTES_MAX_DEFAULT, ClusterOptions, server_configuration
 from tradewind.embedded.ports import HOST, free_ports, is_free
-from tradewind.embedded.survey import Admin, NodeReport, survey
+from tradewind.embedded.survey import NodeReport, owner_of, survey
 
 # Somebody may take a port between our look and the server's bind; then other ports are tried.
 START_ATTEMPTS_MAX = 3
@@ -242,7 +241,7 @@ class EmbeddedCluster:
         return await survey([node.port for node in self._nodes])
 
     async def wait_until_ready(self, timeout_s: float = START_TIMEOUT_S) -> None:
-        """Wait until all slots are served, every node sees every other, and replicas are linked.
+        """Wait until all slots are served, every node sees every other as it is, and replicas are linked.
 
         :raises ClusterStartFailed: not in time; the message says what was missing
         """
@@ -262,13 +261,27 @@ class EmbeddedCluster:
 
         :raises EmbeddedError: no server that answers knows one
         """
-        port = await self._primary_port(key_slot(key.encode() if isinstance(key, str) else key))
-        return self._node_on(port)
+        slot = key_slot(key.encode() if isinstance(key, str) else key)
+        reports = await self.survey()
+        owner = owner_of(slot, reports)
+        if owner is None:
+            answered = sum(report.error is None for report in reports)
+            raise EmbeddedError(
+                f"no server knows a primary of slot {slot}: {answered} of {len(reports)} answered"
+            )
+        ports = {report.myself.id: report.port for report in reports if report.myself}
+        return self._node_on(ports.get(owner.id, owner.port))
 
     async def replicas_of(self, primary: Node) -> list[Node]:
         """The servers that now say they are its replicas."""
         reports = await self.survey()
-        return [self._node_on(report.port) for report in reports if report.primary_port == primary.port]
+        # By its id if it answers: the port that it announces may be another. By its port if it is down.
+        own_ids = [report.myself.id for report in reports if report.myself and report.port == primary.port]
+        return [
+            self._node_on(report.port)
+            for report in reports
+            if report.primary_id in own_ids or report.primary_port == primary.port
+        ]
 
     async def kill(self, node: Node, signal: int = signals.SIGKILL) -> None:
         """Send the server a signal; after SIGKILL it is gone when this returns. It is not restarted."""
@@ -289,20 +302,6 @@ class EmbeddedCluster:
         answer = await asyncio.to_thread(self._running_keeper().ask, "state")
         states = zip(self._nodes, answer["servers"], strict=True)
         return [node for node, state in states if state["exit_code"] is not None]
-
-    async def _primary_port(self, slot: int) -> int:
-        """By the answer with the newest epoch: a node that was cut off may still think itself primary."""
-        answers = await asyncio.gather(
-            *(_slots_of(node.port) for node in self._nodes), return_exceptions=True
-        )
-        maps = [answer for answer in answers if not isinstance(answer, BaseException)]
-        for _, ranges in sorted(maps, key=lambda answer: answer[0], reverse=True):
-            for first, last, primary, *_ in ranges:
-                if first <= slot <= last:
-                    return int(primary[1])
-        raise EmbeddedError(
-            f"no server knows a primary of slot {slot}: {len(maps)} of {len(self._nodes)} answered"
-        )
 
     def _node_on(self, port: int) -> Node:
         return next(node for node in self._nodes if node.port == port)
@@ -330,13 +329,6 @@ def _ports_to_use(count: int, old_ports: Sequence[int]) -> list[int]:
     kept = [port if is_free(port) else None for port in old_ports] or [None] * count
     fresh = iter(free_ports(kept.count(None), excluded=old_ports) if None in kept else ())
     return [next(fresh) if port is None else port for port in kept]
-
-
-async def _slots_of(port: int) -> tuple[int, Any]:
-    async with Admin(port) as admin:
-        info = await admin.ask("CLUSTER", "INFO")
-        epoch = int(info.partition("cluster_current_epoch:")[2].split()[0])
-        return epoch, await admin.ask("CLUSTER", "SLOTS")
 
 
 def _last_log_line(folder: Path) -> str:

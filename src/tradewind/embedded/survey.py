@@ -52,8 +52,21 @@ class NodeView:
     port: int
     flags: frozenset[str]
     primary_id: str | None
+    config_epoch: int
     linked: bool
-    slots: int
+    ranges: tuple[tuple[int, int], ...]
+
+    @property
+    def slots(self) -> int:
+        """How many."""
+        return sum(last - first + 1 for first, last in self.ranges)
+
+    def owns(self, slot: int) -> bool:
+        return any(first <= slot <= last for first, last in self.ranges)
+
+    @property
+    def is_primary(self) -> bool:
+        return "master" in self.flags
 
     @property
     def myself(self) -> bool:
@@ -75,16 +88,16 @@ def _parse_view(words: Sequence[str]) -> NodeView:
         port=int(address.partition("@")[0].rpartition(":")[2]),
         flags=frozenset(words[2].split(",")),
         primary_id=None if words[3] == "-" else words[3],
+        config_epoch=int(words[6]),
         linked=words[7] == "connected",
-        slots=sum(_slot_count(word) for word in words[8:]),
+        # A slot on its way to another node, in brackets, still is where it was.
+        ranges=tuple(_parse_range(word) for word in words[8:] if not word.startswith("[")),
     )
 
 
-def _slot_count(word: str) -> int:
-    if word.startswith("["):  # a slot on its way to another node is counted where it still is
-        return 0
+def _parse_range(word: str) -> tuple[int, int]:
     first, _, last = word.partition("-")
-    return int(last or first) - int(first) + 1
+    return int(first), int(last or first)
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,13 +119,17 @@ class NodeReport:
         """ "primary", "replica", or "down" when it did not answer."""
         if self.myself is None:
             return "down"
-        return "primary" if "master" in self.myself.flags else "replica"
+        return "primary" if self.myself.is_primary else "replica"
+
+    @property
+    def primary_id(self) -> str | None:
+        """For a replica, the id of its primary."""
+        return self.myself.primary_id if self.myself else None
 
     @property
     def primary_port(self) -> int | None:
-        """For a replica, the port of its primary."""
-        primary_id = self.myself.primary_id if self.myself else None
-        return next((view.port for view in self.views if view.id == primary_id), None)
+        """For a replica, the port that its primary announces."""
+        return next((view.port for view in self.views if view.id == self.primary_id), None)
 
 
 async def survey(ports: Sequence[int]) -> list[NodeReport]:
@@ -132,13 +149,25 @@ async def _report(port: int) -> NodeReport:
     return NodeReport(port, views=tuple(views), cluster=pairs, info=info)
 
 
+def owner_of(slot: int, reports: Sequence[NodeReport]) -> NodeView | None:
+    """The primary of the slot, by the newest claim that any server knows of.
+
+    A primary that was cut off goes on believing in its own, older one.
+    """
+    claims = [view for report in reports for view in report.views if view.owns(slot)]
+    return max(claims, key=lambda view: view.config_epoch, default=None)
+
+
 def missing(reports: Sequence[NodeReport]) -> list[str]:
     """What still keeps the cluster from being ready; empty when every server
 
     1. answers, and has loaded its data,
     2. sees every other, with no failure and a connected link,
     3. serves all slots between them,
-    4. and, as a replica, is linked to its primary, which knows of it.
+    4. sees every other as that one sees itself: its role, its primary, its slots,
+    5. and, as a replica, is linked to its primary, which knows of it.
+
+    Servers are told apart by their ids, so the ports that they announce may be others than `reports` has.
     """
     return [reason for report in reports for reason in _missing_at(report, reports)]
 
@@ -150,10 +179,7 @@ def _missing_at(report: NodeReport, reports: Sequence[NodeReport]) -> list[str]:
     reasons = []
     if report.info.get("loading"):
         reasons.append(f"{node} loads its data")
-    healthy = {view.port for view in report.views if view.healthy}
-    unseen = sorted({other.port for other in reports} - healthy)
-    if unseen:
-        reasons.append(f"{node} does not see {unseen}")
+    reasons += _missing_in_its_views(report, reports)
     if report.cluster.get("cluster_state") != "ok" or report.cluster.get("cluster_slots_ok") != str(SLOTS):
         state, served = report.cluster.get("cluster_state"), report.cluster.get("cluster_slots_ok")
         reasons.append(f"{node} has cluster state {state} with {served} of {SLOTS} slots")
@@ -164,9 +190,34 @@ def _missing_at(report: NodeReport, reports: Sequence[NodeReport]) -> list[str]:
     return reasons
 
 
+def _missing_in_its_views(report: NodeReport, reports: Sequence[NodeReport]) -> list[str]:
+    unseen, misseen = [], []
+    for other in reports:
+        seen = _view_of(other, report)
+        if seen is None or not seen.healthy:
+            unseen.append(other.port)
+        elif other.myself is not None and _duty(seen) != _duty(other.myself):
+            misseen.append(other.port)
+    node = f"node {report.port}"
+    reasons = [f"{node} does not see {sorted(unseen)}"] if unseen else []
+    return reasons + ([f"{node} has not heard what {sorted(misseen)} now serve"] if misseen else [])
+
+
+def _view_of(other: NodeReport, report: NodeReport) -> NodeView | None:
+    """One that does not answer is looked for by its port."""
+    if other.myself is None:
+        return next((view for view in report.views if view.port == other.port), None)
+    return next((view for view in report.views if view.id == other.myself.id), None)
+
+
+def _duty(view: NodeView) -> tuple[object, ...]:
+    return view.is_primary, view.primary_id, view.ranges
+
+
 def _missing_replicas(report: NodeReport, reports: Sequence[NodeReport]) -> list[str]:
     """Its replicas, as they see themselves, that the primary does not have online."""
-    expected = {other.port for other in reports if other.primary_port == report.port}
+    own_id = report.myself.id if report.myself else None
+    expected = {other.port for other in reports if other.primary_id == own_id}
     slaves = (
         value for name, value in report.info.items() if name.startswith("slave") and isinstance(value, dict)
     )
