@@ -2,8 +2,9 @@
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from contextlib import AsyncExitStack
+from typing import Any
 
 from redis.exceptions import RedisError
 
@@ -89,18 +90,29 @@ async def form(ports: Sequence[int], primaries: int, deadline: Deadline) -> None
 async def _form(ports: Sequence[int], primaries: int, deadline: Deadline) -> None:
     async with AsyncExitStack() as stack:
         admins = [await stack.enter_async_context(Admin(port)) for port in ports]
-        ids = await asyncio.gather(*(admin.ask("CLUSTER", "MYID") for admin in admins))
-        await asyncio.gather(
-            *(_prepare(admin, index, primaries) for index, admin in enumerate(admins)),
-        )
+        ids = await _all_of(admin.ask("CLUSTER", "MYID") for admin in admins)
+        await _all_of(_prepare(admin, index, primaries) for index, admin in enumerate(admins))
         await _introduce(admins)
-        await asyncio.gather(
-            *(
-                _replicate(admin, ids[index % primaries], deadline)
-                for index, admin in enumerate(admins)
-                if index >= primaries
-            )
+        await _all_of(
+            _replicate(admin, ids[index % primaries], deadline)
+            for index, admin in enumerate(admins)
+            if index >= primaries
         )
+
+
+async def _all_of(steps: Iterable[Coroutine[Any, Any, Any]]) -> list[Any]:
+    """What they return; the first that fails ends the others.
+
+    Left alone, one of them could connect again after its connection had been closed, and leave it open.
+    """
+    tasks = [asyncio.ensure_future(step) for step in steps]
+    try:
+        return await asyncio.gather(*tasks)
+    except BaseException:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        raise
 
 
 async def _prepare(admin: Admin, index: int, primaries: int) -> None:
