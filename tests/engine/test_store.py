@@ -66,6 +66,27 @@ async def test_what_was_committed_is_loaded(client):
     assert (state.cursor, state.accounts) == (cursor, accounts)
 
 
+async def test_a_commit_that_lands_during_a_load_is_in_it_whole_or_not_at_all(client, monkeypatch):
+    """Its worker gave it up while the server stood still, and the server goes on."""
+    store, lease = await leased(client)
+    cursor = await store.commit(lease, Cursor(), batch("7-0", account("A1")), NOW_MS)
+    late = batch("8-0", account("A1", positions=1), account("A2"))
+    names = store._names
+    loads = 0
+
+    async def names_before_or_after() -> list[str]:
+        nonlocal loads
+        loads += 1
+        if loads == 1:
+            await PartitionStore(client, PARTITION).commit(lease, cursor, late, NOW_MS)
+        return await names()
+
+    monkeypatch.setattr(store, "_names", names_before_or_after)
+    state = await store.load()
+    assert (state.cursor, state.accounts) == (Cursor("8-0", 3), [account("A1", positions=1), account("A2")])
+    assert loads == 2
+
+
 async def test_commands_are_read_in_order_behind_the_cursor(client):
     store = PartitionStore(client, PARTITION)
     for number in (1, 2, 10, 11):

@@ -32,6 +32,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--workers", type=int, default=50)
     parser.add_argument("--partitions", type=int, default=PARTITIONS)
     parser.add_argument("--rounds", type=int, help="rounds of faults; by default one for 10,000 orders")
+    parser.add_argument("--only", default="", help="of the servers' faults, those named so: F09")
     parser.add_argument("--clients", type=int, default=CLIENTS, help="client processes")
     parser.add_argument("--callers", type=int, default=CALLERS, help="callers in each of them")
     return parser.parse_args()
@@ -48,6 +49,7 @@ def _run(seed: int, options: argparse.Namespace) -> Report | None:
         options.orders,
         options.workers,
         rounds=options.rounds,
+        only=options.only,
         clients=options.clients,
         callers=options.callers,
     )

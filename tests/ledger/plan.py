@@ -6,6 +6,7 @@ there at that moment.
 """
 
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -70,13 +71,14 @@ def plan(
     workers: int,
     *,
     rounds: int | None = None,
+    only: str = "",
     clients: int = CLIENTS,
     callers: int = CALLERS,
 ) -> Plan:
-    """The same arguments, the same plan."""
+    """The same arguments, the same plan. `only`: of the servers' faults, those with this in their names."""
     chance = random.Random(seed)
     count = max(ROUNDS_MIN, orders // ROUND_EVERY) if rounds is None else rounds
-    server_faults = _in_turn(chance, SERVER_FAULTS, count)
+    server_faults = _in_turn(chance, [name for name in SERVER_FAULTS if only in name], count)
     made = tuple(
         Round(orders * (number + 1) // (count + 1), _round(chance, server_faults[number]))
         for number in range(count)
@@ -84,7 +86,7 @@ def plan(
     return Plan(seed, orders, workers, clients, callers, made)
 
 
-def _in_turn(chance: random.Random, names: tuple[str, ...], count: int) -> list[str]:
+def _in_turn(chance: random.Random, names: Sequence[str], count: int) -> list[str]:
     """Every fault once before any comes again, in random order."""
     drawn: list[str] = []
     while len(drawn) < count:

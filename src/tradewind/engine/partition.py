@@ -107,7 +107,8 @@ class PartitionRunner:
         self._reader: asyncio.Task[None] | None = None
         self._recent: dict[str, bytes] = {}  # committed answers by `account:client order id`
         self._drop_at = DROP_APPLIED_EVERY
-        self._aside: dict[bytes, str] = {}  # commands that broke the rules, by their payload
+        self._suspected: dict[bytes, str] = {}  # commands that broke the rules once, by their payload
+        self._aside: dict[bytes, str] = {}  # ... and once more, on what was loaded anew
         self._not_reviewed: set[str] = set()  # accounts whose re-evaluation broke the engine
         self._are_quotes_refused = False
         self._frame_sequence = 0
@@ -297,8 +298,8 @@ class PartitionRunner:
         try:
             decision = self._book.decide(command, now_ms)
         except Exception as error:  # a defect of the rules: this command must not stop its partition for ever
-            logger.exception("partition %d: %r put aside", self.lease.partition, command)
-            self._put_aside(payload, f"{type(error).__name__}: {error}")
+            logger.exception("partition %d: %r broke the rules", self.lease.partition, command)
+            self._suspect(payload, f"{type(error).__name__}: {error}")
             raise ViewOutdated(
                 f"command {command.id} of account {command.account} broke the rules"
             ) from error
@@ -310,10 +311,14 @@ class PartitionRunner:
             work.stored[name] = body + answer
             work.reply(command, body, answer)
 
-    def _put_aside(self, payload: bytes, reason: str) -> None:
-        self._aside[payload] = reason
-        if len(self._aside) > ASIDE_MAX:
-            del self._aside[next(iter(self._aside))]
+    def _suspect(self, payload: bytes, reason: str) -> None:
+        """The second time it goes aside; the first time what is in memory may be at fault, and is loaded
+        again.
+        """
+        found = self._aside if payload in self._suspected else self._suspected
+        found[payload] = reason
+        if len(found) > ASIDE_MAX:
+            del found[next(iter(found))]
 
     async def _commit(self, work: _Work) -> None:
         """Write, wait for the replica, then (and only then) tell the callers."""

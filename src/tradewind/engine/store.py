@@ -79,13 +79,20 @@ class PartitionStore:
         self._durable = client.durable(replicas=1, timeout_s=COMMIT_TIMEOUT_S, lanes=1)
 
     async def load(self) -> PartitionState:
-        """The state of the moment. Consistent for the holder of the lease, since nobody else writes."""
-        cursor, names = await asyncio.gather(self._hash(self.keys.cursor), self._names())
-        hashes = await asyncio.gather(*(self._hash(self.keys.account(name)) for name in names))
-        accounts = [from_fields(fields) for fields in hashes]
-        if not cursor:
-            return PartitionState(Cursor(), accounts)
-        return PartitionState(Cursor(cursor["command"], int(cursor["sequence"])), accounts)
+        """The state of one moment. An earlier commit of the lease's holder may still be on its way, in the
+        queue of a server that stood still: what it changes meanwhile is read again.
+        """
+        cursor = await self._cursor()
+        while True:
+            names = await self._names()
+            hashes = await asyncio.gather(*(self._hash(self.keys.account(name)) for name in names))
+            before, cursor = cursor, await self._cursor()
+            if cursor == before:
+                return PartitionState(cursor, [from_fields(fields) for fields in hashes])
+
+    async def _cursor(self) -> Cursor:
+        fields = await self._hash(self.keys.cursor)
+        return Cursor(fields["command"], int(fields["sequence"])) if fields else Cursor()
 
     async def _names(self) -> list[str]:
         members = await self._client.execute_command("SMEMBERS", self.keys.accounts)
