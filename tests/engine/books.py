@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 
 from tradewind.engine.book import Book, Decision
+from tradewind.engine.house import House
 from tradewind.engine.instruments import Quote, QuoteFrame
 from tradewind.engine.messages import Answer, Close, CloseAll, Deposit, Event, OpenAccount, Place, Side
 
@@ -26,17 +27,18 @@ class Desk:
     """A book at a fixed time whose client order ids number themselves."""
 
     def __init__(self, quotes: dict[str, tuple[int, int]] = QUOTES, now_ms: int = NOW_MS) -> None:
-        self.book = Book(partition=17)
+        self.house = House()
+        self.book = Book(partition=17, house=self.house)
         self.now_ms = now_ms
         self.events: list[Event] = []
-        self._orders = 0
+        self.orders = 0
         self.quote(quotes)
 
     def _id(self) -> str:
-        self._orders += 1
-        return f"order-{self._orders}"
+        self.orders += 1
+        return f"order-{self.orders}"
 
-    def _answer(self, decision: Decision) -> Answer:
+    def answer(self, decision: Decision) -> Answer:
         self._keep([decision])
         assert decision.answer is not None
         return decision.answer
@@ -55,24 +57,24 @@ class Desk:
         return [event for decision in decisions for event in decision.events]
 
     def open(self, account: str = "A1", deposit: int = 0, leverage: int = 100) -> Answer:
-        answer = self._answer(
+        answer = self.answer(
             self.book.decide(OpenAccount(account=account, id=self._id(), leverage=leverage), self.now_ms)
         )
         return self.deposit(deposit, account) if deposit else answer
 
     def deposit(self, amount: int, account: str = "A1") -> Answer:
-        return self._answer(
+        return self.answer(
             self.book.decide(Deposit(account=account, id=self._id(), amount=amount), self.now_ms)
         )
 
     def place(self, side: Side, volume: int = 10_000, symbol: str = "EURUSD", account: str = "A1") -> Answer:
         order = Place(account=account, id=self._id(), symbol=symbol, side=side, volume=volume)
-        return self._answer(self.book.decide(order, self.now_ms))
+        return self.answer(self.book.decide(order, self.now_ms))
 
     def close(self, position: str | None, volume: int | None = None, account: str = "A1") -> Answer:
         command = Close(account=account, id=self._id(), position=str(position), volume=volume)
-        return self._answer(self.book.decide(command, self.now_ms))
+        return self.answer(self.book.decide(command, self.now_ms))
 
     def close_all(self, symbol: str | None = None, side: Side | None = None, account: str = "A1") -> Answer:
         command = CloseAll(account=account, id=self._id(), symbol=symbol, side=side)
-        return self._answer(self.book.decide(command, self.now_ms))
+        return self.answer(self.book.decide(command, self.now_ms))

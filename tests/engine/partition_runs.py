@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from tradewind import RedisCluster, clock
 from tradewind.engine.desk import OrderDesk
+from tradewind.engine.house import House
 from tradewind.engine.instruments import Quote, QuoteFrame
 from tradewind.engine.keys import PartitionKeys
 from tradewind.engine.lease import Leases
@@ -40,6 +41,7 @@ class Run:
     desk: OrderDesk
     task: "asyncio.Task[None]"
     lost: list[Lease]
+    house: House
     journal: list[JournalEntry] = field(default_factory=list)
 
     async def ask(self, command: Command) -> Answer:
@@ -70,12 +72,13 @@ async def running(client: RedisCluster, worker: str = "worker") -> AsyncIterator
     lease = await leases.acquire(PARTITION)
     assert lease is not None
     lost: list[Lease] = []
-    runner = PartitionRunner(client, leases, lease, {"EURUSD": quote()}, lost.append)
+    house = House()
+    runner = PartitionRunner(client, leases, lease, {"EURUSD": quote()}, lost.append, house=house)
     desk = OrderDesk(client, PARTITIONS)
     await desk.start()
     task = asyncio.create_task(runner.run())
     try:
-        yield Run(client, runner, desk, task, lost)
+        yield Run(client, runner, desk, task, lost, house)
     finally:
         runner.stop()
         await asyncio.wait([task], timeout=10)

@@ -16,10 +16,12 @@ from tests.support.waiting import eventually
 from tradewind import RedisCluster, clock
 from tradewind.embedded import EmbeddedCluster
 from tradewind.engine.desk import OrderDesk
+from tradewind.engine.house import Ruling
+from tradewind.engine.house_store import set_ruling
 from tradewind.engine.instruments import QuoteFrame, encode_frame, encode_quote
-from tradewind.engine.keys import LAST_QUOTES_KEY, PartitionKeys, partition_of
+from tradewind.engine.keys import HOUSE_KEY, LAST_QUOTES_KEY, PartitionKeys, partition_of
 from tradewind.engine.lease import Leases
-from tradewind.engine.messages import Answer, Command, Deposit, OpenAccount
+from tradewind.engine.messages import Answer, Command, Deposit, OpenAccount, encode
 from tradewind.engine.opening import open_engine
 from tradewind.engine.worker import Worker, fair_share, pace_s, wanted
 from tradewind.ops.audit import audit
@@ -284,7 +286,7 @@ async def test_quotes_reach_every_partition(crew: Crew, asker: Asker, client: Re
     refused = await asyncio.gather(*(asker.ask(place(account, "early")) for account in ACCOUNTS))
     assert {str(answer.reason) for answer in refused} == {"no_quote"}
     subscribed = [worker._subscription for worker in crew.workers]
-    await eventually(lambda: sum(s.confirmed for s in subscribed) == PARTITIONS)
+    await eventually(lambda: sum(s.confirmed for s in subscribed) == PARTITIONS + len(crew.workers))
     frame = encode_frame(QuoteFrame(1, [quote()]))
     for partition in range(PARTITIONS):
         await client.execute_command("SPUBLISH", PartitionKeys(partition).quotes_channel, frame)
@@ -324,3 +326,40 @@ async def test_a_field_that_is_no_quote_costs_only_itself(client, crew, asker):
     await crew.settle([PARTITIONS])
     await asker.fund()
     assert (await asker.ask(place(ACCOUNTS[0], "order"))).status == "filled"
+
+
+async def test_a_halted_system_fills_nothing_also_of_what_was_queued(
+    client: RedisCluster, crew: Crew, asker: Asker
+):
+    await crew.start(1)
+    await crew.settle([12])
+    await asker.fund()
+    await crew.stop(crew.workers[0])
+    queued = asyncio.create_task(asker.ask(place("A0", "queued")))
+    await set_ruling(client, None, Ruling("halted", "a test", 1))
+    await crew.start(1)
+    assert (await queued).reason == "system_halted"
+    await set_ruling(client, None, Ruling())
+    await eventually(lambda: crew.workers[0].house.version == 2)
+    assert (await asker.ask(place("A0", "later"))).status == "filled"
+    await asker.check()
+
+
+async def test_a_change_reaches_workers_by_message_long_before_the_next_round(
+    client: RedisCluster, crew: Crew, monkeypatch: pytest.MonkeyPatch
+):
+    await crew.start(2)
+    await crew.settle([6, 6])
+    for worker in crew.workers:
+        await eventually(lambda worker=worker: worker._subscription.confirmed == 7)
+    monkeypatch.setattr(worker_module, "ROUND_S", 3_600)
+    await asyncio.sleep(0.1)  # the rounds that were under way
+    await set_ruling(client, "EURUSD", Ruling("reducing", "a test", 1))
+    await eventually(lambda: all("EURUSD" in worker.house.symbols for worker in crew.workers))
+
+
+async def test_a_change_whose_message_is_lost_is_found_in_the_next_round(client: RedisCluster, crew: Crew):
+    await crew.start(1)
+    await crew.settle([12])
+    await client.hset(HOUSE_KEY, "system", encode(Ruling("halted")))
+    await eventually(lambda: crew.workers[0].house.system.state == "halted")

@@ -12,7 +12,7 @@ import msgspec
 
 from tradewind.engine import messages
 from tradewind.engine.instruments import INSTRUMENTS, Instrument, Quote
-from tradewind.engine.messages import Event, Side
+from tradewind.engine.messages import ACTIVE, Event, Side, TradingState
 from tradewind.engine.money import closing_price, profit_cents, worst_price
 
 LegKey: TypeAlias = tuple[str, Side]
@@ -70,6 +70,7 @@ class Account:
     balance: int = 0
     used_margin: int = 0
     margin_called: bool = False
+    trading: TradingState = ACTIVE
     positions: dict[str, Position] = field(default_factory=dict)
     legs: dict[LegKey, Leg] = field(default_factory=dict)
 
@@ -187,6 +188,10 @@ def _restore(accounts: dict[str, Account], event: messages.MarginRestored) -> No
     _find(accounts, event).margin_called = False
 
 
+def _change_trading(accounts: dict[str, Account], event: messages.TradingChanged) -> None:
+    _find(accounts, event).trading = event.state
+
+
 # Rejections and the end of a close_all change no account.
 _CHANGES: Final[Mapping[type[Event], Callable[..., None]]] = {
     messages.AccountOpened: _open,
@@ -195,18 +200,22 @@ _CHANGES: Final[Mapping[type[Event], Callable[..., None]]] = {
     messages.PositionClosed: _close,
     messages.MarginCall: _call,
     messages.MarginRestored: _restore,
+    messages.TradingChanged: _change_trading,
 }
 
 
 def scalar_fields(account: Account) -> dict[str, str]:
-    """The fields of the stored hash that are not positions."""
-    return {
+    """The fields of the stored hash that are not positions. What is rarely set is left out at its default."""
+    fields = {
         "id": account.id,
         "leverage": str(account.leverage),
         "balance": str(account.balance),
         "used_margin": str(account.used_margin),
         "margin_called": str(int(account.margin_called)),
     }
+    if account.trading != ACTIVE:
+        fields["trading"] = account.trading
+    return fields
 
 
 def position_field(position_id: str) -> str:
@@ -235,6 +244,7 @@ def from_fields(fields: Mapping[str, str]) -> Account:
         positions = [_decode_position(v) for k, v in fields.items() if k.startswith(POSITION_FIELD_PREFIX)]
         account = Account(fields["id"], int(fields["leverage"]), int(fields["balance"]))
         account.margin_called = fields["margin_called"] == "1"
+        account.trading = msgspec.convert(fields.get("trading", ACTIVE), TradingState)
         # A hash has no order of its own: positions come back in the order of the events that opened them.
         for position in sorted(positions, key=_opening_sequence):
             account.add(position)

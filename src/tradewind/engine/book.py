@@ -18,6 +18,8 @@ from tradewind.engine.checks import Refusal
 from tradewind.engine.deciders.closing import close, close_all
 from tradewind.engine.deciders.funding import deposit, open_account
 from tradewind.engine.deciders.placing import POSITIONS_PER_ACCOUNT_MAX, place
+from tradewind.engine.deciders.trading import set_trading
+from tradewind.engine.house import House
 from tradewind.engine.instruments import QuoteFrame
 from tradewind.engine.ledger import Ledger, rebuild
 from tradewind.engine.messages import (
@@ -30,6 +32,7 @@ from tradewind.engine.messages import (
     OpenAccount,
     OrderRejected,
     Place,
+    SetTrading,
 )
 from tradewind.engine.quotes import STALE_QUOTE_MS_MAX, QuoteBoard
 from tradewind.engine.risk import review
@@ -67,7 +70,8 @@ class Decision(msgspec.Struct, frozen=True):
 class Book:
     """The accounts of one partition. `event_sequence` is the number of the partition's last event.
 
-    Accounts of `not_reviewed` are neither called nor stopped out by quotes.
+    `house` has the rules for everybody, and may change at any time. Accounts of `not_reviewed` are neither
+    called nor stopped out by quotes.
     """
 
     def __init__(
@@ -76,12 +80,13 @@ class Book:
         accounts: Iterable[Account] = (),
         event_sequence: int = 0,
         *,
+        house: House | None = None,
         stale_quote_ms_max: int = STALE_QUOTE_MS_MAX,
         not_reviewed: Iterable[str] = (),
     ) -> None:
         self._not_reviewed = frozenset(not_reviewed)
         self.quotes = QuoteBoard(stale_quote_ms_max)
-        self._ledger = Ledger(partition, accounts, event_sequence, self.quotes)
+        self._ledger = Ledger(partition, accounts, event_sequence, self.quotes, house or House())
 
     @property
     def partition(self) -> int:
@@ -168,4 +173,5 @@ _DECIDERS: Final[Mapping[type[Command], Callable[[Ledger, Any, int], Answer]]] =
     Place: place,
     Close: close,
     CloseAll: close_all,
+    SetTrading: set_trading,
 }

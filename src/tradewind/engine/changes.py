@@ -36,7 +36,7 @@ class Changes:
             return {}, []
         scalars = scalar_fields(account)
         to_set = {name: value for name, value in scalars.items() if before.scalars.get(name) != value}
-        to_delete = []
+        to_delete = [name for name in before.scalars if name not in scalars]
         for position_id, existed in before.positions.items():
             position = account.positions.get(position_id)
             if position is not None:

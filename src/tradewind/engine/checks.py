@@ -1,10 +1,12 @@
 """Pre-trade checks. Each raises Refusal with a coded reason and the numbers that led to it."""
 
 from collections.abc import Mapping
+from typing import Final
 
 from tradewind.engine.account import Account, Position
+from tradewind.engine.house import OPEN, House
 from tradewind.engine.instruments import INSTRUMENTS, Instrument, Quote
-from tradewind.engine.messages import RejectReason, Side
+from tradewind.engine.messages import ACTIVE, HALTED, RejectReason, Side
 from tradewind.engine.money import closing_price, opening_price, profit_cents
 
 
@@ -28,6 +30,45 @@ def find_instrument(symbol: str) -> Instrument:
     if instrument is None:
         raise Refusal(RejectReason.UNKNOWN_SYMBOL, f"{symbol} is not one of {', '.join(INSTRUMENTS)}")
     return instrument
+
+
+def check_may_open(house: House, account: Account, symbol: str) -> None:
+    """Whatever may open a position passes only where system, symbol and account are active."""
+    ruling = house.symbols.get(symbol)
+    if ruling is None and house.system.state == ACTIVE and account.trading == ACTIVE:
+        return
+    _refuse_state(house, account, symbol, is_reducing=False)
+
+
+def check_may_reduce(house: House, account: Account, symbol: str | None) -> None:
+    """Closes also pass where positions may only be reduced. Stop-outs are not asked: they always pass."""
+    if may_reduce(house, account, symbol):
+        return
+    _refuse_state(house, account, symbol, is_reducing=True)
+
+
+def may_reduce(house: House, account: Account, symbol: str | None) -> bool:
+    ruling = house.symbols.get(symbol) if symbol is not None else None
+    states = (house.system.state, account.trading, ACTIVE if ruling is None else ruling.state)
+    return HALTED not in states
+
+
+def _refuse_state(house: House, account: Account, symbol: str | None, *, is_reducing: bool) -> None:
+    """The widest scope that stands in the way is named: with it lifted the next one shows."""
+    ruling = house.symbols.get(symbol or "", OPEN)
+    scopes = [
+        (house.system.state, house.system.why, _SYSTEM, "the system"),
+        (ruling.state, ruling.why, _SYMBOL, symbol),
+        (account.trading, "", _ACCOUNT, f"account {account.id}"),
+    ]
+    for state, why, reasons, name in scopes:
+        if state == HALTED or (state != ACTIVE and not is_reducing):
+            raise Refusal(reasons[state], f"{name} is {state}{': ' if why else ''}{why}")
+
+
+_SYSTEM: Final = {"halted": RejectReason.SYSTEM_HALTED, "reducing": RejectReason.SYSTEM_REDUCING}
+_SYMBOL: Final = {"halted": RejectReason.SYMBOL_HALTED, "reducing": RejectReason.SYMBOL_REDUCING}
+_ACCOUNT: Final = {"halted": RejectReason.ACCOUNT_HALTED, "reducing": RejectReason.ACCOUNT_REDUCING}
 
 
 def check_volume(instrument: Instrument, volume: int) -> None:

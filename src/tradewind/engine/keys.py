@@ -12,6 +12,8 @@ PARTITIONS_MAX = 4096
 SETTINGS_KEY = "tw:{engine}:settings"
 WORKERS_KEY = "tw:{engine}:workers"
 LAST_QUOTES_KEY = "tw:{engine}:quotes"
+HOUSE_KEY = "tw:{engine}:states"
+HOUSE_CHANNEL = "tw:{engine}:house"
 
 DAY_MS = 86_400_000
 

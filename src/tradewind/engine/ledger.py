@@ -8,6 +8,7 @@ from typing import Literal
 
 from tradewind.engine.account import Account, Position, apply
 from tradewind.engine.changes import Changes
+from tradewind.engine.house import House
 from tradewind.engine.instruments import INSTRUMENTS
 from tradewind.engine.messages import Event, OrderRejected, PositionClosed
 from tradewind.engine.money import closing_price, margin_cents
@@ -19,9 +20,15 @@ class Ledger:
     """`event_sequence` is the number of the partition's last event."""
 
     def __init__(
-        self, partition: int, accounts: Iterable[Account], event_sequence: int, quotes: QuoteBoard
+        self,
+        partition: int,
+        accounts: Iterable[Account],
+        event_sequence: int,
+        quotes: QuoteBoard,
+        house: House,
     ) -> None:
         self.partition = partition
+        self.house = house
         self.accounts: dict[str, Account] = {account.id: account for account in accounts}
         self.event_sequence = event_sequence
         self.quotes = quotes

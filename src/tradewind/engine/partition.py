@@ -16,6 +16,7 @@ from redis.exceptions import RedisError
 
 from tradewind import RedisCluster, clock
 from tradewind.engine.book import Book, Decision, ReviewFailed
+from tradewind.engine.house import House
 from tradewind.engine.instruments import Quote, QuoteFrame
 from tradewind.engine.lease import Leases
 from tradewind.engine.messages import Command, decode_command, duplicate_id_answer, encode, fingerprint
@@ -85,6 +86,7 @@ class PartitionRunner:
         quotes: dict[str, Quote],
         on_lost: Callable[[Lease], None],
         pace_s: float = 0.0,
+        house: House | None = None,
     ) -> None:
         self.lease = lease
         self.counts = PartitionCounts()
@@ -102,7 +104,8 @@ class PartitionRunner:
         self._taken = asyncio.Event()
         self._read_after = ""
         self._stopping = False
-        self._book = Book(lease.partition)
+        self._house = house or House()
+        self._book = Book(lease.partition, house=self._house)
         self._cursor = Cursor()
         self._reader: asyncio.Task[None] | None = None
         self._recent: dict[str, bytes] = {}  # committed answers by `account:client order id`
@@ -369,7 +372,11 @@ class PartitionRunner:
                 logger.info("partition %d: loading: %s", self.lease.partition, error)
                 await asyncio.sleep(RETRY_S)
         self._book = Book(
-            self.lease.partition, state.accounts, state.cursor.sequence, not_reviewed=self._not_reviewed
+            self.lease.partition,
+            state.accounts,
+            state.cursor.sequence,
+            house=self._house,
+            not_reviewed=self._not_reviewed,
         )
         self._cursor = state.cursor
         self._read_after = state.cursor.command

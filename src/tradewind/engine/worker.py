@@ -15,8 +15,10 @@ import msgspec
 from redis.exceptions import RedisError
 
 from tradewind import RedisCluster, clock
+from tradewind.engine.house import House, decode_rules
+from tradewind.engine.house_store import load_house
 from tradewind.engine.instruments import Quote, decode_frame, decode_quote
-from tradewind.engine.keys import LAST_QUOTES_KEY, PartitionKeys
+from tradewind.engine.keys import HOUSE_CHANNEL, LAST_QUOTES_KEY, PartitionKeys
 from tradewind.engine.lease import Leases
 from tradewind.engine.partition import PartitionRunner
 from tradewind.engine.store import Lease
@@ -70,6 +72,7 @@ class Worker:
         self._partitions = partitions
         self._expected = expected
         self._leases = Leases(client, self.name)
+        self.house = House()
         self._tasks: dict[PartitionRunner, asyncio.Task[None]] = {}
         self._quotes: dict[str, Quote] = {}
         self._last_frame = b""
@@ -82,7 +85,8 @@ class Worker:
 
     async def run(self) -> None:
         """Work until `stop` is called, then hand everything over."""
-        self._subscription = await self._client.sharded_subscription(self._on_quotes)
+        self._subscription = await self._client.sharded_subscription(self._on_message)
+        self._subscription.add([HOUSE_CHANNEL])
         self._settle()
         await self._load_quotes()
         try:
@@ -127,6 +131,7 @@ class Worker:
         except (RedisError, OSError):
             self._settle()
             raise
+        await load_house(self._client, self.house)  # before a partition is taken, and once a round
         if asyncio.get_running_loop().time() >= self._settled_at_s:
             self._expected, self._index = len(names), names.index(self.name)
         workers = max(len(names), self._expected)
@@ -152,7 +157,9 @@ class Worker:
 
     def _start(self, lease: Lease) -> None:
         partition = lease.partition
-        runner = PartitionRunner(self._client, self._leases, lease, self._quotes, self._lost, self._pace_s)
+        runner = PartitionRunner(
+            self._client, self._leases, lease, self._quotes, self._lost, self._pace_s, self.house
+        )
         channel = PartitionKeys(partition).quotes_channel
         self.runners[partition] = runner
         self._channels[channel] = partition
@@ -217,6 +224,12 @@ class Worker:
                 )
             else:
                 self._quotes.setdefault(quote.symbol, quote)
+
+    def _on_message(self, channel: str, data: bytes) -> None:
+        if channel == HOUSE_CHANNEL:
+            self.house.take(decode_rules(data))
+        else:
+            self._on_quotes(channel, data)
 
     def _on_quotes(self, channel: str, data: bytes) -> None:
         """A frame comes once for every partition; it is read once."""

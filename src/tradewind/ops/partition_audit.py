@@ -30,6 +30,8 @@ from tradewind.engine.messages import (
     Place,
     PositionClosed,
     RejectReason,
+    SetTrading,
+    TradingChanged,
     decode_event,
     encode,
 )
@@ -277,7 +279,7 @@ class PartitionAudit:
         self.findings.say(f"partition {self.partition}: {sentence}")
 
 
-_DECIDING = (AccountOpened, Deposited, OrderFilled, OrderRejected, PositionClosed, AllClosed)
+_DECIDING = (AccountOpened, Deposited, OrderFilled, OrderRejected, PositionClosed, AllClosed, TradingChanged)
 
 
 def _key(event: Event) -> str:
@@ -298,6 +300,8 @@ def _outcome(event: Event, sequence: int, balance: int) -> tuple[Answer, str]:
                 answer, status="filled", position=event.position, price=event.price, volume=event.volume
             )
             return filled, f"place {event.symbol} {event.side} {event.volume}"
+        case TradingChanged():
+            return answer, f"set_trading {event.state}"
         case OrderRejected():
             refused = replace(answer, status="rejected", reason=event.reason, text=event.text, balance=None)
             return refused, event.command
@@ -323,6 +327,8 @@ def asked_words(command: Command) -> str:
             return f"close {command.position}"
         case CloseAll():
             return "close_all"
+        case SetTrading():
+            return f"set_trading {command.state}"
 
 
 def _difference(expected: Mapping[str, str], found: Mapping[str, str]) -> str:

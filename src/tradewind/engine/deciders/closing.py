@@ -1,7 +1,14 @@
 """Closing one position, in part or whole, or all that match."""
 
 from tradewind.engine.account import Position
-from tradewind.engine.checks import Refusal, check_volume_to_close, find_account, find_instrument
+from tradewind.engine.checks import (
+    Refusal,
+    check_may_reduce,
+    check_volume_to_close,
+    find_account,
+    find_instrument,
+    may_reduce,
+)
 from tradewind.engine.ledger import Ledger
 from tradewind.engine.messages import AllClosed, Answer, Close, CloseAll, RejectReason
 from tradewind.engine.risk import restore_if_recovered
@@ -12,6 +19,7 @@ def close(ledger: Ledger, command: Close, now_ms: int) -> Answer:
     position = account.positions.get(command.position)
     if position is None:
         raise Refusal(RejectReason.UNKNOWN_POSITION, command.position)
+    check_may_reduce(ledger.house, account, position.symbol)
     volume = position.volume if command.volume is None else command.volume
     check_volume_to_close(position, volume)
     ledger.quotes.fresh(position.symbol, now_ms)
@@ -35,8 +43,14 @@ def close_all(ledger: Ledger, command: CloseAll, now_ms: int) -> Answer:
     account = find_account(ledger.accounts, command.account)
     if command.symbol is not None:
         find_instrument(command.symbol)
+    check_may_reduce(ledger.house, account, command.symbol)
     asked = [position for position in account.positions.values() if _matches(command, position)]
-    fresh = [position for position in asked if ledger.quotes.is_fresh(position.symbol, now_ms)]
+    fresh = [
+        position
+        for position in asked
+        if ledger.quotes.is_fresh(position.symbol, now_ms)
+        and may_reduce(ledger.house, account, position.symbol)
+    ]
     balance_before = account.balance
     for position in fresh:
         ledger.close_position(account, position, position.volume, "close", command.id, now_ms)

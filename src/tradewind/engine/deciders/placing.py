@@ -2,7 +2,14 @@
 
 from typing import Final
 
-from tradewind.engine.checks import Refusal, check_margin, check_volume, find_account, find_instrument
+from tradewind.engine.checks import (
+    Refusal,
+    check_margin,
+    check_may_open,
+    check_volume,
+    find_account,
+    find_instrument,
+)
 from tradewind.engine.ledger import Ledger
 from tradewind.engine.messages import Answer, OrderFilled, Place, RejectReason
 from tradewind.engine.money import margin_cents, opening_price
@@ -13,6 +20,7 @@ POSITIONS_PER_ACCOUNT_MAX: Final = 200
 def place(ledger: Ledger, command: Place, now_ms: int) -> Answer:
     account = find_account(ledger.accounts, command.account)
     instrument = find_instrument(command.symbol)
+    check_may_open(ledger.house, account, instrument.symbol)
     check_volume(instrument, command.volume)
     if len(account.positions) >= POSITIONS_PER_ACCOUNT_MAX:
         raise Refusal(RejectReason.OPEN_POSITIONS_LIMIT, f"{POSITIONS_PER_ACCOUNT_MAX} are open")

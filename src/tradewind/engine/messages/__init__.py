@@ -20,6 +20,7 @@ from tradewind.engine.messages.commands import (
     Deposit,
     OpenAccount,
     Place,
+    SetTrading,
     decode_command,
     fingerprint,
 )
@@ -34,28 +35,38 @@ from tradewind.engine.messages.events import (
     OrderFilled,
     OrderRejected,
     PositionClosed,
+    TradingChanged,
     decode_event,
 )
 from tradewind.engine.messages.reasons import (
     RejectReason,
 )
 from tradewind.engine.messages.words import (
+    ACTIVE,
     BUY,
     DEPOSIT_CENTS_MAX,
+    HALTED,
     LEVERAGE_MAX,
+    REDUCING,
     SELL,
+    TRADING_REASON_CHARACTERS_MAX,
     AccountId,
     ClientOrderId,
     Name,
     ReplyTo,
     Side,
+    TradingState,
 )
 
 __all__ = [
+    "ACTIVE",
     "BUY",
     "DEPOSIT_CENTS_MAX",
+    "HALTED",
     "LEVERAGE_MAX",
+    "REDUCING",
     "SELL",
+    "TRADING_REASON_CHARACTERS_MAX",
     "AccountId",
     "AccountOpened",
     "AllClosed",
@@ -79,7 +90,10 @@ __all__ = [
     "PositionClosed",
     "RejectReason",
     "ReplyTo",
+    "SetTrading",
     "Side",
+    "TradingChanged",
+    "TradingState",
     "decode_answer",
     "decode_command",
     "decode_event",

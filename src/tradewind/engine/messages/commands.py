@@ -5,7 +5,7 @@ from typing import Final, Literal, TypeAlias
 
 import msgspec
 
-from tradewind.engine.messages.words import AccountId, ClientOrderId, Name, ReplyTo, Side
+from tradewind.engine.messages.words import AccountId, ClientOrderId, Name, ReplyTo, Side, TradingState, Why
 
 
 class CommandBase(
@@ -54,7 +54,14 @@ class CloseAll(CommandBase, frozen=True, kw_only=True, tag="close_all"):
     side: Side | None = None
 
 
-Command: TypeAlias = OpenAccount | Deposit | Place | Close | CloseAll
+class SetTrading(CommandBase, frozen=True, kw_only=True, tag="set_trading"):
+    """What the account may do from here on. `why` is for people, and kept in the event."""
+
+    state: TradingState
+    why: Why = ""
+
+
+Command: TypeAlias = OpenAccount | Deposit | Place | Close | CloseAll | SetTrading
 
 
 decode_command: Final = msgspec.json.Decoder(Command).decode

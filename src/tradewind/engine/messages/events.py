@@ -5,7 +5,7 @@ from typing import Final, Literal, TypeAlias
 import msgspec
 
 from tradewind.engine.messages.reasons import RejectReason
-from tradewind.engine.messages.words import Side
+from tradewind.engine.messages.words import Side, TradingState
 
 
 class EventBase(
@@ -77,6 +77,13 @@ class AllClosed(EventBase, frozen=True, kw_only=True, tag="all_closed"):
     left: int
 
 
+class TradingChanged(EventBase, frozen=True, kw_only=True, tag="trading_changed"):
+    """What the account may do from here on."""
+
+    state: TradingState
+    why: str = ""
+
+
 class MarginCall(EventBase, frozen=True, kw_only=True, tag="margin_call"):
     equity: int
     used_margin: int
@@ -98,6 +105,7 @@ Event: TypeAlias = (
     | AllClosed
     | MarginCall
     | MarginRestored
+    | TradingChanged
 )
 
 

@@ -8,6 +8,13 @@ Side: TypeAlias = Literal["buy", "sell"]
 BUY: Final = "buy"
 SELL: Final = "sell"
 
+TradingState: TypeAlias = Literal["active", "reducing", "halted"]
+"""active: everything; reducing: what opens nothing; halted: cancels only."""
+ACTIVE: Final = "active"
+REDUCING: Final = "reducing"
+HALTED: Final = "halted"
+TRADING_REASON_CHARACTERS_MAX: Final = 200
+
 LEVERAGE_MAX = 500
 DEPOSIT_CENTS_MAX = 10**12  # ten billion USD: sums of many stay below 2**53, which JavaScript reads exactly
 
@@ -16,3 +23,4 @@ ClientOrderId: TypeAlias = Annotated[str, Meta(pattern=r"^(?!quote:)[ -~]{1,64}\
 AccountId: TypeAlias = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_.\-]{1,64}\Z")]
 ReplyTo: TypeAlias = Annotated[str, Meta(max_length=64)]
 Name: TypeAlias = Annotated[str, Meta(max_length=64)]  # of a symbol or a position; an answer repeats it
+Why: TypeAlias = Annotated[str, Meta(max_length=TRADING_REASON_CHARACTERS_MAX)]

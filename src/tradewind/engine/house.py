@@ -1,0 +1,79 @@
+"""What holds for everybody: the trading state of the whole system and of each symbol.
+
+Kept in one hash of the cluster; each worker has a copy, which `house_store` keeps up to date. All of a
+worker's partitions look at the one copy whenever they decide, so a change is effective for commands that
+waited in a stream, too. Nothing of it is part of an account: accounts are rebuilt without it.
+"""
+
+import logging
+from collections.abc import Mapping
+from typing import Final
+
+import msgspec
+
+from tradewind.engine.messages import ACTIVE, HALTED, TradingState
+
+SYSTEM_FIELD: Final = "system"
+SYMBOL_FIELD_PREFIX: Final = "symbol:"
+VERSION_FIELD: Final = "version"
+
+logger = logging.getLogger(__name__)
+
+
+class Ruling(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A trading state, why it was set, and when."""
+
+    state: TradingState = ACTIVE
+    why: str = ""
+    at_ms: int = 0
+
+
+OPEN: Final = Ruling()
+UNREADABLE: Final = Ruling(HALTED, "the state in the cluster cannot be read")
+
+
+class House:
+    """Empty, as it begins, it lets everything pass. `version` grows with every change in the cluster."""
+
+    __slots__ = ("symbols", "system", "version")
+
+    def __init__(self) -> None:
+        self.version = 0
+        self.system = OPEN
+        self.symbols: Mapping[str, Ruling] = {}  # those that are not active
+
+    def __repr__(self) -> str:
+        symbols = "".join(f", {symbol} {ruling.state}" for symbol, ruling in sorted(self.symbols.items()))
+        return f"<House version {self.version}: system {self.system.state}{symbols}>"
+
+    def take(self, rules: Mapping[str, str]) -> None:
+        """Replace everything by the cluster's hash. One that is older than what is known is left out.
+
+        A field that cannot be read halts what it is about: trading on what nobody knows would be worse.
+        """
+        version = int(rules.get(VERSION_FIELD, "0"))
+        if version < self.version:
+            return
+        self.version = version
+        self.system = _ruling(rules, SYSTEM_FIELD)
+        symbols = {
+            name.removeprefix(SYMBOL_FIELD_PREFIX): _ruling(rules, name)
+            for name in rules
+            if name.startswith(SYMBOL_FIELD_PREFIX)
+        }
+        self.symbols = {symbol: ruling for symbol, ruling in symbols.items() if ruling.state != ACTIVE}
+
+
+def _ruling(rules: Mapping[str, str], name: str) -> Ruling:
+    if name not in rules:
+        return OPEN
+    try:
+        return _decode_ruling(rules[name])
+    except msgspec.MsgspecError as error:
+        logger.error("%s is halted: its trading state %r: %s", name, rules[name], error)
+        return UNREADABLE
+
+
+_decode_ruling: Final = msgspec.json.Decoder(Ruling).decode
+encode_rules: Final = msgspec.json.Encoder().encode
+decode_rules: Final = msgspec.json.Decoder(dict[str, str]).decode

@@ -1,0 +1,175 @@
+"""`tradewind trading`: what may trade. With `halted` and nothing named it is the kill switch."""
+
+import asyncio
+import json
+import secrets
+from typing import Annotated, Literal
+
+from cyclopts import Parameter
+
+from tradewind import RedisCluster, clock
+from tradewind.engine.desk import OrderDesk
+from tradewind.engine.house import House, Ruling
+from tradewind.engine.house_store import load_house, set_ruling
+from tradewind.engine.instruments import INSTRUMENTS
+from tradewind.engine.keys import PartitionKeys
+from tradewind.engine.messages import (
+    HALTED,
+    REDUCING,
+    TRADING_REASON_CHARACTERS_MAX,
+    Answer,
+    CloseAll,
+    SetTrading,
+    TradingState,
+)
+from tradewind.engine.opening import partitions_of
+from tradewind.ops import console
+from tradewind.ops.cluster_url import client_of
+from tradewind.ops.errors import OptionRefused
+from tradewind.ops.loop import run_loop
+
+ACCOUNTS_AT_ONCE = 200
+EXIT_REJECTED = 1
+
+
+def trading(
+    state: Annotated[
+        Literal["active", "reducing", "halted", "show"], Parameter(help="`show` changes nothing.")
+    ] = "show",
+    *,
+    reason: Annotated[str, Parameter(help="Why; kept with the state, and told to who is refused.")] = "",
+    symbol: Annotated[str | None, Parameter(help="Only this symbol.")] = None,
+    account: Annotated[str | None, Parameter(help="Only this account.")] = None,
+    close_all: Annotated[
+        bool, Parameter(negative="", help="Also close the positions, of all accounts or of the one named.")
+    ] = False,
+    url: Annotated[str, Parameter(help="The cluster, as redis://HOST:PORT.")] = "redis://127.0.0.1:6379",
+    as_json: Annotated[
+        bool, Parameter(name="--json", negative="", help="One JSON object on stdout.")
+    ] = False,
+) -> int:
+    """Let everything trade (active), only what opens no position (reducing), or nothing but cancels (halted).
+
+    Of the whole system, or of a symbol or an account. Effective for orders that wait in line, too. Exit code
+    0: done. 1: an account refused it, or positions are left open for want of a fresh quote.
+    """
+    _check(state, reason, symbol, account, close_all)
+    result = run_loop(_trading(url, state, reason, symbol, account, close_all))
+    if as_json:
+        print(json.dumps(result))
+    else:
+        for name, value in result.items():
+            console.out.print(f"{name}: {value}", highlight=False, markup=False)
+    return EXIT_REJECTED if result.get("refused") or result.get("left") else 0
+
+
+def _check(state: str, reason: str, symbol: str | None, account: str | None, close_all: bool) -> None:
+    if state != "show" and not reason.strip():
+        raise OptionRefused("--reason is missing: say why trading changes; whoever is refused is told")
+    if len(reason) > TRADING_REASON_CHARACTERS_MAX:
+        raise OptionRefused(f"--reason has more than {TRADING_REASON_CHARACTERS_MAX} characters")
+    if symbol is not None and account is not None:
+        raise OptionRefused("--symbol and --account: name one of them, or none for the whole system")
+    if symbol is not None and symbol not in INSTRUMENTS:
+        raise OptionRefused(f"--symbol {symbol} is not one of {', '.join(INSTRUMENTS)}")
+    if close_all and state not in (REDUCING, HALTED):
+        raise OptionRefused("--close-all goes with reducing and halted: else new positions open meanwhile")
+
+
+async def _trading(
+    url: str,
+    state: Literal["active", "reducing", "halted", "show"],
+    reason: str,
+    symbol: str | None,
+    account: str | None,
+    close_all: bool,
+) -> dict[str, object]:
+    client = client_of(url)
+    try:
+        partitions = await partitions_of(client)
+        if state == "show":
+            return await _shown(client)
+        desk = OrderDesk(client, partitions)
+        await desk.start()
+        try:
+            return await _Switch(client, desk, partitions, reason, symbol, account).turn(state, close_all)
+        finally:
+            await desk.aclose()
+    finally:
+        await client.aclose()
+
+
+async def _shown(client: RedisCluster) -> dict[str, object]:
+    house = House()
+    await load_house(client, house)
+    return {"system": _words(house.system), **{name: _words(each) for name, each in house.symbols.items()}}
+
+
+def _words(ruling: Ruling) -> str:
+    return f"{ruling.state} ({ruling.why})" if ruling.why else ruling.state
+
+
+class _Switch:
+    """Sets the state of one scope. What is to be closed is closed while it may only be reduced."""
+
+    def __init__(
+        self,
+        client: RedisCluster,
+        desk: OrderDesk,
+        partitions: int,
+        reason: str,
+        symbol: str | None,
+        account: str | None,
+    ) -> None:
+        self._client = client
+        self._desk = desk
+        self._partitions = partitions
+        self._reason = reason
+        self._symbol = symbol
+        self._account = account
+        self._run = f"trading-{secrets.token_hex(4)}"
+        self._refused: list[str] = []
+
+    async def turn(self, state: TradingState, close_all: bool) -> dict[str, object]:
+        result: dict[str, object] = {"scope": self._symbol or self._account or "system", "state": state}
+        if close_all:
+            await self._set(REDUCING)
+            result |= await self._close_all()
+        if not close_all or state != REDUCING:
+            await self._set(state)
+        if self._refused:
+            result["refused"] = self._refused
+        return result
+
+    async def _set(self, state: TradingState) -> None:
+        if self._account is None:
+            await set_ruling(self._client, self._symbol, Ruling(state, self._reason, clock.now_ms()))
+        else:
+            id = f"{self._run}-{state}"
+            command = SetTrading(account=self._account, id=id, state=state, why=self._reason)
+            self._note(await self._desk.submit(command))
+
+    async def _close_all(self) -> dict[str, object]:
+        names = [self._account] if self._account is not None else await self._names()
+        closed = left = 0
+        for at in range(0, len(names), ACCOUNTS_AT_ONCE):
+            some = names[at : at + ACCOUNTS_AT_ONCE]
+            answers = await asyncio.gather(*(self._desk.submit(self._closing(name)) for name in some))
+            for answer in answers:
+                self._note(answer)
+                closed += answer.closed or 0
+                left += answer.left or 0
+        return {"closed": closed, "left": left}
+
+    def _closing(self, account: str) -> CloseAll:
+        return CloseAll(account=account, id=f"{self._run}-close", symbol=self._symbol)
+
+    def _note(self, answer: Answer) -> None:
+        if answer.status == "rejected":
+            self._refused.append(f"{answer.account}: {answer.text}")
+
+    async def _names(self) -> list[str]:
+        """Every account there is."""
+        keys = [PartitionKeys(partition).accounts for partition in range(self._partitions)]
+        found = await asyncio.gather(*(self._client.execute_command("SMEMBERS", key) for key in keys))
+        return sorted(name.decode() for members in found for name in members)

@@ -1,0 +1,74 @@
+"""`tradewind trading` as an operator runs it, beside a partition at work."""
+
+import asyncio
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.engine.partition_runs import place, running
+from tests.support.clients import check_idle
+from tradewind import RedisCluster
+from tradewind.embedded import EmbeddedCluster
+from tradewind.engine.house_store import load_house
+from tradewind.engine.opening import open_engine
+
+TRADEWIND = Path(sys.executable).parent / "tradewind"
+
+
+@pytest.fixture
+async def client(clean_cluster: EmbeddedCluster):
+    client = RedisCluster.from_url(clean_cluster.url)
+    await open_engine(client, 1)
+    yield client
+    await check_idle(client)
+    await client.aclose()
+
+
+async def trading(cluster: EmbeddedCluster, *words: str, code: int = 0) -> tuple[dict[str, object], str]:
+    process = await asyncio.create_subprocess_exec(
+        TRADEWIND, "trading", *words, "--url", cluster.url, "--json",
+        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+    )  # fmt: skip
+    out, err = await asyncio.wait_for(process.communicate(), 60)
+    assert process.returncode == code, (out, err)
+    return json.loads(out or b"{}"), err.decode()
+
+
+async def test_the_kill_switch_closes_everything_and_halts(client: RedisCluster, clean_cluster):
+    async with running(client) as run:
+        await run.fund("A1", "A2")
+        for account in ("A1", "A2"):
+            assert (await run.ask(place(account, "p"))).status == "filled"
+        told, _ = await trading(clean_cluster, "halted", "--reason", "a test", "--close-all")
+        assert told == {"scope": "system", "state": "halted", "closed": 2, "left": 0}
+        await load_house(client, run.house)
+        assert (await run.ask(place("A1", "late"))).reason == "system_halted"
+        assert (await trading(clean_cluster, "show"))[0] == {"system": "halted (a test)"}
+        await trading(clean_cluster, "active", "--reason", "over")
+        await load_house(client, run.house)
+        assert (await run.ask(place("A1", "again"))).status == "filled"
+
+
+async def test_an_account_alone_is_halted(client: RedisCluster, clean_cluster):
+    async with running(client) as run:
+        await run.fund("A1", "A2")
+        await trading(clean_cluster, "halted", "--account", "A1", "--reason", "a test")
+        assert (await run.ask(place("A1", "p"))).reason == "account_halted"
+        assert (await run.ask(place("A2", "p"))).status == "filled"
+        told, _ = await trading(clean_cluster, "halted", "--account", "nobody", "--reason", "a test", code=1)
+        assert "nobody" in str(told["refused"])
+
+
+@pytest.mark.parametrize(
+    ("words", "complaint"),
+    [
+        (("halted",), "--reason is missing"),
+        (("halted", "--reason", "x", "--symbol", "EURXXX"), "--symbol EURXXX is not one of"),
+        (("active", "--reason", "x", "--close-all"), "--close-all goes with"),
+        (("halted", "--reason", "x", "--symbol", "EURUSD", "--account", "A"), "name one of them"),
+    ],
+)
+async def test_what_makes_no_sense_is_refused(clean_cluster, words: tuple[str, ...], complaint: str):
+    assert complaint in (await trading(clean_cluster, *words, code=1))[1]
