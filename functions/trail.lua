@@ -29,7 +29,8 @@ end
 -- Puts a checkpoint in place: from then on events up to its sequence may be trimmed.
 --
 -- KEYS: exports, cursor, the checkpoint as it was just made, the checkpoint in force. ARGV: the sequence; 1 to trim
--- what was not exported, too. Errors, with nothing written: TRIM with the reason.
+-- what was not exported, too; the mark that was written into the checkpoint last; how many fields it has.
+-- Errors, with nothing written: TRIM with the reason.
 local function checkpoint(keys, args)
   local exports, cursor, made, in_force = unpack(keys)
   for _, key in ipairs(keys) do
@@ -38,8 +39,9 @@ local function checkpoint(keys, args)
     end
   end
   local sequence = tonumber(args[1])
-  if not sequence or redis.call('HGET', made, 'sequence') ~= args[1] then
-    return redis.error_reply('TRIM the checkpoint is not the one that was made: another trim is at work')
+  local found = redis.call('HMGET', made, 'sequence', 'mark')
+  if not sequence or found[1] ~= args[1] or found[2] ~= args[3] or redis.call('HLEN', made) ~= tonumber(args[4]) then
+    return redis.error_reply('TRIM the checkpoint is not the one that was made: another trim, or a failover')
   end
   if sequence > sequence_of(cursor) then
     return redis.error_reply('TRIM the last event is ' .. sequence_of(cursor))

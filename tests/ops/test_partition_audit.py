@@ -8,7 +8,14 @@ import pytest
 from tests.ops.history import History, short_history
 from tradewind import clock
 from tradewind.engine.keys import DAY_MS
-from tradewind.engine.messages import Deposited, OrderFilled, PositionClosed, decode_event, encode
+from tradewind.engine.messages import (
+    AccountOpened,
+    Deposited,
+    OrderFilled,
+    PositionClosed,
+    decode_event,
+    encode,
+)
 from tradewind.ops.partition_audit import FINDINGS_MAX, Findings, PartitionAudit
 
 Damage = Callable[[History], None]
@@ -160,3 +167,16 @@ def test_sentences_are_few_and_counts_go_on():
     found = examine(History(1, journal=history.journal * 2))
     assert found.findings.lost == len(history.journal) > FINDINGS_MAX
     assert len(found.findings.sentences) == FINDINGS_MAX
+
+
+def test_an_id_may_be_used_again_once_its_answer_is_forgotten():
+    def audited(kept_ms: int | None) -> PartitionAudit:
+        found = PartitionAudit(3, kept_ms)
+        found.take("1-0", encode(AccountOpened(account="A1", at_ms=0, cause="open", leverage=100)))
+        for number, day in ((1, 0), (2, 5), (3, 6)):
+            event = Deposited(account="A1", at_ms=day * DAY_MS, cause="pay", amount=1, balance=number)
+            found.take(f"{number + 1}-0", encode(event))
+        return found
+
+    assert audited(4 * DAY_MS).findings.duplicated == 1  # the one a day later
+    assert audited(None).findings.duplicated == 2

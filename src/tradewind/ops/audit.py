@@ -20,6 +20,8 @@ from tradewind.engine.messages import PositionClosed
 from tradewind.ops.errors import StillChanging
 from tradewind.ops.journal import JournalEntry
 from tradewind.ops.partition_audit import Findings, PartitionAudit
+from tradewind.trail.checkpoint import Checkpoint, checkpoint_sequence, load_checkpoint
+from tradewind.trail.target import Target
 
 PARTITIONS_AT_ONCE = 4
 PAGE = 1_000
@@ -27,6 +29,7 @@ ACCOUNTS_AT_ONCE = 200
 LOOKS_MAX = 20
 BUCKETS_MAX = 64
 DAYS_KEPT = 3
+EFFECTS_KEPT_MS = (DAYS_KEPT + 1) * DAY_MS
 
 _encode_line = msgspec.json.Encoder().encode
 _decode_entry = msgspec.json.Decoder(JournalEntry).decode
@@ -61,6 +64,8 @@ class AuditResult:
     accounts: int = 0
     positions: int = 0
     journal_entries: int = 0
+    trimmed: int = 0
+    """Events that were not looked at, because checkpoints stand for them."""
     put_aside: int = 0
     """Commands that no engine could read: nobody of ours sent them."""
     stop_outs: StopOuts = field(default_factory=StopOuts)
@@ -82,6 +87,7 @@ class AuditResult:
             "journal_errors": found.journal_errors,
             "put_aside": self.put_aside,
             "events": self.events,
+            "trimmed": self.trimmed,
             "accounts": self.accounts,
             "positions": self.positions,
             "journal_entries": self.journal_entries,
@@ -97,14 +103,19 @@ async def audit(
     told: int | None = None,
     earlier: Iterable[JournalEntry] = (),
     window: StopOutWindow | None = None,
+    archive: Target | None = None,
     progress: Callable[[int], None] = lambda _done: None,
 ) -> AuditResult:
     """Audit the whole cluster. `progress` hears how many partitions are done.
+
+    Where events were trimmed it begins with the checkpoint's accounts; or, with an `archive` that has those
+    events, at the first event, and the checkpoint is held against the rebuild, too.
 
     `told`: how many entries the journal must have, where somebody counted. `earlier`: what callers of earlier
     runs were told.
 
     :raises StillChanging: a partition never stood still; stop the load first
+    :raises CheckpointBroken: a checkpoint cannot be read; an `archive` needs none
     """
     result = AuditResult(partitions)
     window = window or StopOutWindow()
@@ -118,34 +129,73 @@ async def audit(
             result.findings.say(f"the journal has {found} entries, and callers were told {told} outcomes")
         result.journal_entries = found + entries.add(earlier)
 
+        kept_ms = None if result.journal_entries else EFFECTS_KEPT_MS
+
         async def auditor() -> None:
             nonlocal done
             for partition in waiting:
-                await _audit_partition(client, partition, entries, window, result)
+                found = await _read_partition(client, partition, archive, kept_ms)
+                await _check_partition(client, found, entries, window, result)
                 done += 1
                 progress(done)
 
-        async with asyncio.TaskGroup() as group:
-            for _ in range(PARTITIONS_AT_ONCE):
-                group.create_task(auditor())
+        try:
+            async with asyncio.TaskGroup() as group:
+                for _ in range(PARTITIONS_AT_ONCE):
+                    group.create_task(auditor())
+        except ExceptionGroup as failed:
+            raise failed.exceptions[0] from failed  # the first reason is enough for people
     return result
 
 
-async def _audit_partition(
-    client: RedisCluster, partition: int, told: "_Buckets", window: StopOutWindow, result: AuditResult
-) -> None:
+async def _read_partition(
+    client: RedisCluster, partition: int, archive: Target | None, effects_kept_ms: int | None
+) -> PartitionAudit:
+    """All that follows from the events; once more if they were trimmed meanwhile."""
     keys = PartitionKeys(partition)
-    found = PartitionAudit(partition)
-    await _read_until_still(client, keys, found)
+    for _ in range(LOOKS_MAX):
+        found = PartitionAudit(partition, effects_kept_ms)
+        checkpoint = await load_checkpoint(client, partition)
+        if archive is None:
+            found.begin(checkpoint.sequence, checkpoint.rebuilt())
+        elif checkpoint.sequence:
+            await _read_archive(archive, found, checkpoint)
+        await _read_until_still(client, keys, found)
+        if await checkpoint_sequence(client, partition) == checkpoint.sequence:
+            return found
+    raise StillChanging(f"partition {partition} was trimmed during {LOOKS_MAX} looks: audit again")
+
+
+async def _read_archive(archive: Target, found: PartitionAudit, checkpoint: Checkpoint) -> None:
+    """The events that were trimmed; what they come to must be the checkpoint."""
+    async for page in archive.read(found.partition):
+        for event in page:
+            if event.sequence <= checkpoint.sequence:
+                found.take(f"{event.sequence}-0", event.payload)
+        if page[-1].sequence >= checkpoint.sequence:
+            break
+    names = {*found.accounts, *checkpoint.accounts}
+    found.check_accounts({name: checkpoint.accounts.get(name, {}) for name in names})
+
+
+async def _check_partition(
+    client: RedisCluster,
+    found: PartitionAudit,
+    told: "_Buckets",
+    window: StopOutWindow,
+    result: AuditResult,
+) -> None:
+    keys = PartitionKeys(found.partition)
     found.check_money()
     today = clock.now_ms() // DAY_MS
     answers = [pair async for pair in stored_answers(client, keys, today)]
     found.check_stored_answers(answers, today)
-    found.check_told(told.of(partition))
+    found.check_told(told.of(found.partition))
     put_aside = int(await client.execute_command("XLEN", keys.poison))
     stop_outs = [event for event in found.stop_outs if window.holds(event)]
     result.findings.add(found.findings)
     result.events += found.events
+    result.trimmed += found.begins_after
     result.accounts += len(found.accounts)
     result.positions += sum(len(account.positions) for account in found.accounts.values())
     result.put_aside += put_aside

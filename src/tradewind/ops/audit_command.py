@@ -14,6 +14,7 @@ from tradewind.ops.audit import AuditResult, audit
 from tradewind.ops.cluster_url import client_of
 from tradewind.ops.journal import read_journal
 from tradewind.ops.loop import run_loop
+from tradewind.trail.places import target_of
 
 EXIT_CLEAN = 0
 EXIT_FINDINGS = 1
@@ -29,6 +30,10 @@ def audit_command(
             help="What callers were told, from `tradewind up --data`; may be given several times.",
         ),
     ] = None,
+    archive: Annotated[
+        str | None,
+        Parameter(help="Where trimmed events are: a folder of `tradewind export`, or postgresql://..."),
+    ] = None,
     as_json: Annotated[
         bool, Parameter(name="--json", negative="", help="One JSON object on stdout.")
     ] = False,
@@ -38,7 +43,7 @@ def audit_command(
     Exit code 0: nothing is wrong. 1: something is; the output says what. Reads only; the load should be
     stopped.
     """
-    result = run_loop(_audit(url, journal or []))
+    result = run_loop(_audit(url, journal or [], archive))
     if as_json:
         print(json.dumps(result.as_dict()))
     else:
@@ -46,19 +51,18 @@ def audit_command(
     return EXIT_CLEAN if result.clean else EXIT_FINDINGS
 
 
-async def _audit(url: str, journals: list[Path]) -> AuditResult:
+async def _audit(url: str, journals: list[Path], archive: str | None) -> AuditResult:
     client = client_of(url)
     try:
         partitions = await partitions_of(client)
         entries = itertools.chain.from_iterable(read_journal(path) for path in journals)
-        with console.progress_line("audit") as progress:
+        with console.slow_progress("audit") as progress:
             return await audit(
                 client,
                 partitions,
                 entries,
-                progress=lambda done: (
-                    progress(f"{done} of {partitions} partitions") if done % 16 == 0 else None
-                ),
+                archive=target_of(archive) if archive is not None else None,
+                progress=lambda done: progress(f"{done} of {partitions} partitions"),
             )
     finally:
         await client.aclose()

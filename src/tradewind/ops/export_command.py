@@ -3,7 +3,6 @@
 import asyncio
 import json
 import signal
-import time
 from collections.abc import Callable
 from typing import Annotated
 
@@ -24,7 +23,6 @@ from tradewind.trail.places import is_database, target_of
 
 EXIT_DONE = 0
 EXIT_FAILED = 1
-PROGRESS_S = 2.0
 EVERY_S_FILES = 60.0  # each round leaves a file for each partition in which something happened
 EVERY_S_DATABASE = 1.0
 EVENTS_MAX = 10_000_000
@@ -96,10 +94,13 @@ class _Job:
         client = client_of(url)
         try:
             partitions = await partitions_of(client)
-            with console.progress_line("export") as step:
-                if not self._follow:
-                    return await self._once(client, partitions, _throttled(step))
-                return await self._until_ended(client, partitions, step)
+            with console.slow_progress("export") as step:
+
+                def progress(done: Exported) -> None:
+                    step(f"{done.events:,} events written")
+
+                run = self._until_ended if self._follow else self._once
+                return await run(client, partitions, progress)
         finally:
             await client.aclose()
 
@@ -112,14 +113,12 @@ class _Job:
             await export.catch_up(progress)
         return export.done
 
-    async def _until_ended(
-        self, client: RedisCluster, partitions: int, step: Callable[[str], None]
-    ) -> Exported:
+    async def _until_ended(self, client: RedisCluster, partitions: int, progress: Progress) -> Exported:
         """Rounds until a signal. What cannot be reached now is tried again, on a target opened anew."""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._ended.set)
-        done, progress = Exported(), _throttled(step)
+        done = Exported()
         while not self._ended.is_set():
             try:
                 async with self._export(client, partitions) as export:
@@ -127,7 +126,7 @@ class _Job:
                     done = export.done
                     await self._rounds(export, progress)
             except (TargetUnavailable, RedisError, OSError) as error:
-                step(f"{error}; going on in {self._every_s:g} s")
+                console.err.print(f"export: {error}; going on in {self._every_s:g} s", markup=False)
                 await self._pause()
         return done
 
@@ -144,19 +143,6 @@ class _Job:
                 await self._ended.wait()
         except TimeoutError:
             return
-
-
-def _throttled(step: Callable[[str], None]) -> Progress:
-    """A line every two seconds, the first one after as many: what is over sooner needs none."""
-    next_s = time.monotonic() + PROGRESS_S
-
-    def progress(done: Exported) -> None:
-        nonlocal next_s
-        if time.monotonic() >= next_s:
-            next_s = time.monotonic() + PROGRESS_S
-            step(f"{done.events:,} events written")
-
-    return progress
 
 
 async def _targets(url: str, forget: str | None, as_json: bool) -> int:

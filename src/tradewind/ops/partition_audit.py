@@ -32,6 +32,7 @@ from tradewind.engine.messages import (
     RejectReason,
     SetTrading,
     TradingChanged,
+    decode_answer,
     decode_event,
     encode,
 )
@@ -88,14 +89,21 @@ class Findings:
 
 
 class PartitionAudit:
-    """Feed it every event in order, then call the checks. Memory is that of one partition's commands."""
+    """Feed it every event in order, then call the checks.
 
-    def __init__(self, partition: int) -> None:
+    Memory is that of the accounts, and of what the commands of `effects_kept_ms` did: longer than their
+    answers are kept, after which an id may be used again. None: of all commands, as a journal needs them.
+    """
+
+    def __init__(self, partition: int, effects_kept_ms: int | None = None) -> None:
         self.partition = partition
+        self._effects_kept_ms = effects_kept_ms
         self.findings = Findings()
         self.accounts: dict[str, Account] = {}
         self.sequence = 0
         self.events = 0
+        self.begins_after = 0
+        """Events up to this one are not looked at: a checkpoint stands for them."""
         self.stop_outs: list[PositionClosed] = []
         self._effects: dict[str, Effect] = {}
         self._duplicated: Counter[str] = Counter()
@@ -106,6 +114,13 @@ class PartitionAudit:
         self._closes: list[
             tuple[PositionClosed, int]
         ] = []  # of one command, which may be part of a close_all
+
+    def begin(self, sequence: int, accounts: Mapping[str, Account]) -> None:
+        """Begin behind event `sequence`, with the accounts as they were there, instead of with none."""
+        self.begins_after = self.sequence = sequence
+        self.accounts = dict(accounts)
+        self._money.update({name: account.balance for name, account in accounts.items()})
+        self._balances.update(self._money)
 
     # -- events ----------------------------------------------------------------------------------------
 
@@ -206,6 +221,7 @@ class PartitionAudit:
         self._effect(event, answer, "close_all")
 
     def _effect(self, event: Event, answer: Answer, asked: str) -> None:
+        self._forget_before(event.at_ms)
         key = _key(event)
         if key in self._effects:
             self._duplicated[key] += 1
@@ -213,6 +229,14 @@ class PartitionAudit:
             self._say(f"{key} took effect again at event {answer.sequence}")
         else:
             self._effects[key] = Effect(encode(answer), asked, event.at_ms)
+
+    def _forget_before(self, now_ms: int) -> None:
+        """Effects stand in the order of their events, so the oldest are the first."""
+        while self._effects and self._effects_kept_ms is not None:
+            oldest = next(iter(self._effects))
+            if self._effects[oldest].at_ms >= now_ms - self._effects_kept_ms:
+                return
+            del self._effects[oldest]
 
     # -- what is held against the events ---------------------------------------------------------------
 
@@ -240,7 +264,8 @@ class PartitionAudit:
             found.add(key)
             effect = self._effects.get(key)
             if effect is None:
-                self._command_lost(key, "has a stored answer and no event")
+                if not self._is_before(decode_answer(value[FINGERPRINT_DIGITS:])):
+                    self._command_lost(key, "has a stored answer and no event")
             elif value[FINGERPRINT_DIGITS:] != effect.answer:
                 self.findings.answer_errors += 1
                 self._say(f"{key}: stored {_text(value)}, the events say {_text(effect.answer)}")
@@ -257,11 +282,17 @@ class PartitionAudit:
             key = id_field(asked)
             effect = self._effects.get(key)
             if effect is None:
+                if self._is_before(told):
+                    continue
                 self._command_lost(key, f"has no event; its caller was told {_text(encode(told))}")
             elif encode(told) != effect.answer or not _fits(asked, told, effect):
                 self.findings.mismatched += 1
                 happened = f"{effect.asked}: {_text(effect.answer)}"
                 self._say(f"{key}: its caller was told {_text(encode(told))}, the events say {happened}")
+
+    def _is_before(self, answer: Answer) -> bool:
+        """Whether the event that decided it is one of those that are not looked at."""
+        return 0 < answer.sequence <= self.begins_after
 
     def _command_lost(self, key: str, what: str) -> None:
         if key not in self._lost:

@@ -17,5 +17,9 @@ class TargetUnavailable(TrailError):
     """The target could not be reached or written to just now. Nothing is lost: start the export again."""
 
 
+class CheckpointBroken(TrailError):
+    """The accounts that stand for trimmed events cannot be read: `tradewind audit --archive` needs none."""
+
+
 class TrimRefused(TrailError):
     """Events that may not be trimmed yet, or not without being asked for by name. Nothing was changed."""
