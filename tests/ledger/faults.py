@@ -7,7 +7,7 @@ import os
 import random
 import signal
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Final, TypeVar
 
@@ -43,8 +43,18 @@ class Site:
         self._fleet_pid = fleet_pid
         self._workers = workers
 
-    async def strike(self, fault: Fault) -> None:
-        await FAULTS[fault.name](self, fault)
+    async def strike(self, faults: Sequence[Fault]) -> None:
+        """All at once, each on a shard of its own: a shard that loses both of its servers loses orders."""
+        roles = await self.cluster.roles()
+        primaries = [node for node in self.cluster.nodes if roles[node.port] == "primary"]
+        strikes = []
+        for fault in faults:
+            if fault.name in SERVER_STRIKES:
+                primary = primaries.pop(fault.pick % len(primaries))
+                strikes.append(SERVER_STRIKES[fault.name](self, fault, primary))
+            else:
+                strikes.append(STRIKES[fault.name](self, fault))
+        await asyncio.gather(*strikes)
 
     async def whole(self) -> None:
         """Until both copies of every shard are there and all worker processes run."""
@@ -60,12 +70,8 @@ class Site:
         children = Path(f"/proc/{self._fleet_pid}/task/{self._fleet_pid}/children").read_text()
         return [int(pid) for pid in children.split()]
 
-    async def primary(self, fault: Fault) -> Node:
-        roles = await self.cluster.roles()
-        return _picked(fault, [node for node in self.cluster.nodes if roles[node.port] == "primary"])
-
-    async def replica(self, fault: Fault) -> Node:
-        (replica,) = await self.cluster.replicas_of(await self.primary(fault))
+    async def replica_of(self, primary: Node) -> Node:
+        (replica,) = await self.cluster.replicas_of(primary)
         return replica
 
     async def replaced(self, node: Node) -> None:
@@ -86,13 +92,12 @@ def _picked(fault: Fault, things: list[T]) -> T:
 # -- servers -----------------------------------------------------------------------------------------
 
 
-async def _kill_primary(site: Site, fault: Fault) -> None:
-    await site.cluster.kill(await site.primary(fault))
+async def _kill_primary(site: Site, _fault: Fault, primary: Node) -> None:
+    await site.cluster.kill(primary)
 
 
-async def _kill_primary_cut_off(site: Site, fault: Fault) -> None:
+async def _kill_primary_cut_off(site: Site, _fault: Fault, primary: Node) -> None:
     """The link to the replica is cut again and again meanwhile: what was written last is on one side only."""
-    primary = await site.primary(fault)
     async with Admin(primary.port) as admin:
         for _ in range(CUTS):
             await admin.ask("CLIENT", "KILL", "TYPE", "replica")
@@ -100,8 +105,7 @@ async def _kill_primary_cut_off(site: Site, fault: Fault) -> None:
         await site.cluster.kill(primary)
 
 
-async def _stop_primary_past_replacement(site: Site, fault: Fault) -> None:
-    primary = await site.primary(fault)
+async def _stop_primary_past_replacement(site: Site, fault: Fault, primary: Node) -> None:
     await site.cluster.kill(primary, signal.SIGSTOP)
     try:
         await site.replaced(primary)
@@ -110,27 +114,26 @@ async def _stop_primary_past_replacement(site: Site, fault: Fault) -> None:
         await site.cluster.kill(primary, signal.SIGCONT)
 
 
-async def _stop_primary_for_a_moment(site: Site, fault: Fault) -> None:
-    primary = await site.primary(fault)
+async def _stop_primary_for_a_moment(site: Site, fault: Fault, primary: Node) -> None:
     await site.cluster.kill(primary, signal.SIGSTOP)
     await asyncio.sleep(0.1 + 0.4 * fault.share)
     await site.cluster.kill(primary, signal.SIGCONT)
 
 
-async def _kill_replica(site: Site, fault: Fault) -> None:
-    await site.cluster.kill(await site.replica(fault))
+async def _kill_replica(site: Site, _fault: Fault, primary: Node) -> None:
+    await site.cluster.kill(await site.replica_of(primary))
 
 
-def _failover(*how: str) -> "Strike":
-    async def fail_over(site: Site, fault: Fault) -> None:
-        await _promote(await site.replica(fault), *how)
+def _failover(*how: str) -> "ServerStrike":
+    async def fail_over(site: Site, _fault: Fault, primary: Node) -> None:
+        await _promote(await site.replica_of(primary), *how)
 
     return fail_over
 
 
-async def _fail_over_and_back(site: Site, fault: Fault) -> None:
+async def _fail_over_and_back(site: Site, _fault: Fault, primary: Node) -> None:
     """Who blocks on the one is sent to the other, and back before all have arrived."""
-    primary, replica = await site.primary(fault), await site.replica(fault)
+    replica = await site.replica_of(primary)
     await _promote(replica)
     await _promote(primary)
 
@@ -149,22 +152,23 @@ async def _promote(replica: Node, *how: str) -> None:
             await asyncio.sleep(0.2)
 
 
-async def _kill_connections(site: Site, fault: Fault) -> None:
+async def _kill_connections(_site: Site, fault: Fault, primary: Node) -> None:
     until_s = time.monotonic() + 0.3 + 1.5 * fault.share
-    async with Admin((await site.primary(fault)).port) as admin:
+    async with Admin(primary.port) as admin:
         while time.monotonic() < until_s:
             for kind in ("normal", "pubsub"):
                 await admin.ask("CLIENT", "KILL", "TYPE", kind, "SKIPME", "yes")
             await asyncio.sleep(0.05)
 
 
-async def _pause_clients(site: Site, fault: Fault) -> None:
-    async with Admin((await site.primary(fault)).port) as admin:
-        mode = "WRITE" if fault.pick % 2 else "ALL"
-        await admin.ask("CLIENT", "PAUSE", 100 + int(1_500 * fault.share), mode)
+async def _pause_clients(_site: Site, fault: Fault, primary: Node) -> None:
+    pause_ms = 100 + int(1_500 * fault.share)
+    async with Admin(primary.port) as admin:
+        await admin.ask("CLIENT", "PAUSE", pause_ms, "WRITE" if fault.pick % 2 else "ALL")
+    await asyncio.sleep(pause_ms / 1_000)
 
 
-async def _move_slots_and_back(site: Site, fault: Fault) -> None:
+async def _move_slots_and_back(site: Site, fault: Fault, _primary: Node) -> None:
     """Slots of some partitions change their primary, each as fast as it can, and change back."""
     chance = random.Random(fault.pick)
     for partition in chance.sample(range(site.partitions), min(SLOTS_MOVED_MAX, site.partitions)):
@@ -174,7 +178,7 @@ async def _move_slots_and_back(site: Site, fault: Fault) -> None:
             await way.finish()
 
 
-async def _move_slot_key_by_key(site: Site, fault: Fault) -> None:
+async def _move_slot_key_by_key(site: Site, fault: Fault, _primary: Node) -> None:
     """Half of a partition's keys are here and half there, for a while."""
     partition = random.Random(fault.pick).randrange(site.partitions)
     move = await Migration.plan(site.cluster, PartitionKeys(partition).cursor)
@@ -208,9 +212,9 @@ async def _kill_client(site: Site, fault: Fault) -> None:
     await _picked(fault, site.clients.all).kill_and_start_again()
 
 
-Strike = Callable[[Site, Fault], Awaitable[None]]
+ServerStrike = Callable[[Site, Fault, Node], Awaitable[None]]
 
-FAULTS: Final[Mapping[str, Strike]] = {
+SERVER_STRIKES: Final[Mapping[str, ServerStrike]] = {
     "F01 primary killed": _kill_primary,
     "F02 primary killed with its replica cut off": _kill_primary_cut_off,
     "F03 primary stopped past its replacement": _stop_primary_past_replacement,
@@ -224,6 +228,9 @@ FAULTS: Final[Mapping[str, Strike]] = {
     "F09 failover there and back": _fail_over_and_back,
     "F10 slots moved at once": _move_slots_and_back,
     "F11 F12 slot moved key by key": _move_slot_key_by_key,
+}
+
+STRIKES: Final[Mapping[str, Callable[[Site, Fault], Awaitable[None]]]] = {
     "F40 worker killed": _kill_worker,
     "F40 worker stopped": _stop_worker,
     "F40 worker told to end": _end_worker,

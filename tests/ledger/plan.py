@@ -1,8 +1,8 @@
 """The faults of a run, from its seed: which, when, and on whom. Plain functions: a seed names a whole run.
 
 A round begins when so many questions have been told, and only after the round before it has healed. It hits
-servers, workers and clients at once. What is hit is named by a number that the run takes modulo what is
-there at that moment.
+servers (two of different shards at times), workers and clients at once. What is hit is named by a number that
+the run takes modulo what is there at that moment.
 """
 
 import random
@@ -33,7 +33,10 @@ SERVER_FAULTS: Final = (
 WORKER_FAULTS: Final = ("F40 worker killed", "F40 worker stopped", "F40 worker told to end")
 CLIENT_FAULTS: Final = ("client killed",)
 NO_FAULT: Final = ""
+SLOT_MOVES: Final = ("F10 slots moved at once", "F11 F12 slot moved key by key")
+"""They come without another server's fault: a key on its way is on one server only."""
 
+SECOND_SHARE: Final = 0.3
 WORKER_SHARE: Final = 0.5
 CLIENT_SHARE: Final = 0.35
 
@@ -95,7 +98,11 @@ def _in_turn(chance: random.Random, names: Sequence[str], count: int) -> list[st
 
 
 def _round(chance: random.Random, server_fault: str) -> tuple[Fault, ...]:
+    others = [name for name in SERVER_FAULTS if name not in SLOT_MOVES]
+    second = chance.choice(others) if chance.random() < SECOND_SHARE else NO_FAULT
     worker_fault = chance.choice(WORKER_FAULTS) if chance.random() < WORKER_SHARE else NO_FAULT
     client_fault = chance.choice(CLIENT_FAULTS) if chance.random() < CLIENT_SHARE else NO_FAULT
-    names = (server_fault, worker_fault, client_fault)
+    names = [server_fault, worker_fault, client_fault]
+    if server_fault not in SLOT_MOVES:
+        names.insert(1, second)
     return tuple(Fault(name, chance.randrange(1 << 30), chance.random()) for name in names if name)

@@ -97,6 +97,6 @@ async def _break(site: Site, round: Round, say: Callable[[str], None]) -> None:
     began_s = time.monotonic()
     told = site.clients.told
     say(f"{', '.join(fault.name for fault in round.faults)} after {told} answers")
-    await asyncio.gather(*map(site.strike, round.faults))
+    await site.strike(round.faults)
     await site.whole()
     say(f"whole after {time.monotonic() - began_s:.1f} s and {site.clients.told - told} answers")

@@ -10,7 +10,9 @@ import pytest
 from tests.ledger.plan import plan
 from tests.ledger.run import run
 
-SEED = 35  # connections killed, a forced failover, a stopped primary, slots moved; workers and clients killed
+SEED = 21
+"""A primary stopped while clients are paused, two forced failovers, slots moved, a failover; workers and a
+client killed."""
 ORDERS = 4_000
 WORKERS = 4
 ROUNDS = 4

@@ -1,7 +1,7 @@
 """A seed names a whole run: its faults, and what its clients ask."""
 
-from tests.ledger.faults import FAULTS
-from tests.ledger.plan import CLIENT_FAULTS, SERVER_FAULTS, WORKER_FAULTS, plan
+from tests.ledger.faults import SERVER_STRIKES, STRIKES
+from tests.ledger.plan import CLIENT_FAULTS, SERVER_FAULTS, SLOT_MOVES, WORKER_FAULTS, plan
 from tests.ledger.trader import Trader
 from tradewind.engine.messages import Answer, OpenAccount
 
@@ -24,7 +24,15 @@ def test_every_server_fault_comes_once_before_any_comes_again():
 
 
 def test_every_fault_of_a_plan_can_be_done():
-    assert sorted(FAULTS) == sorted((*SERVER_FAULTS, *WORKER_FAULTS, *CLIENT_FAULTS))
+    assert sorted(SERVER_STRIKES) == sorted(SERVER_FAULTS)
+    assert sorted(STRIKES) == sorted((*WORKER_FAULTS, *CLIENT_FAULTS))
+
+
+def test_slots_move_while_all_servers_stay():
+    for round in plan(7, 0, 50, rounds=1_000).rounds:
+        of_servers = [fault.name for fault in round.faults if fault.name in SERVER_FAULTS]
+        assert len(of_servers) in (1, 2)
+        assert len(of_servers) == 1 or not set(of_servers) & set(SLOT_MOVES)
 
 
 def questions(seed: int, life: int) -> list[str]:
