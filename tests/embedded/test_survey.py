@@ -1,7 +1,14 @@
-"""Reading what servers say, without servers."""
+"""Reading what servers say, without servers but for one test."""
 
+import asyncio
+from contextlib import suppress
+
+from redis.exceptions import RedisError
+
+from tests.conftest import EmbeddedCluster
 from tradewind.embedded.folder import own_id, with_ports
-from tradewind.embedded.survey import NodeReport, missing, owner_of, parse_cluster_nodes
+from tradewind.embedded.survey import Admin, NodeReport, missing, owner_of, parse_cluster_nodes
+from tradewind.ops.loop import new_event_loop
 
 NODES = """\
 aaa 127.0.0.1:7000@17000,,tls-port=0,shard-id=1 myself,master - 0 0 1 connected 0-5460 9000 [93-<-bbb]
@@ -79,3 +86,19 @@ def test_moved_ports_change_addresses_and_nothing_else():
     assert "127.0.0.1:8000@18000,host" in moved
     assert "127.0.0.1:7002@17002 slave" in moved
     assert "currentEpoch 7000" in moved
+
+
+def test_a_connection_that_has_just_ended_is_an_error_of_the_server(cluster: EmbeddedCluster):
+    """On uvloop, too, where writing to it is a RuntimeError."""
+
+    async def ask_while_it_ends() -> None:
+        async with Admin(cluster.nodes[0].port) as admin:
+            await admin.ask("PING")
+            connection = admin._redis.connection_pool._available_connections[0]
+            connection._writer.transport.abort()
+            with suppress(RedisError):
+                await admin.ask("PING")
+            assert await admin.ask("PING")
+
+    with asyncio.Runner(loop_factory=new_event_loop) as runner:
+        runner.run(ask_while_it_ends())

@@ -3,7 +3,9 @@
 import argparse
 import sys
 import time
+import traceback
 
+from tests.ledger.clients import ClientFailed
 from tests.ledger.plan import CALLERS, CLIENTS, plan
 from tests.ledger.run import Report, run
 from tradewind.ops.loop import run_loop
@@ -19,8 +21,7 @@ def main() -> int:
         if report is None or not report.verdict.clean:
             failed.append(seed)
     for seed in failed:
-        words = f"--seed {seed} --orders {options.orders} --workers {options.workers}"
-        print(f"FAILED: python -m tests.ledger {words}")
+        print(f"FAILED: python -m tests.ledger {_words(options, seed)}")
     return 1 if failed else 0
 
 
@@ -36,6 +37,12 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--clients", type=int, default=CLIENTS, help="client processes")
     parser.add_argument("--callers", type=int, default=CALLERS, help="callers in each of them")
     return parser.parse_args()
+
+
+def _words(options: argparse.Namespace, seed: int) -> str:
+    """What runs one seed of these options again."""
+    given = {**vars(options), "seed": seed, "seeds": 1}
+    return " ".join(f"--{name} {value}" for name, value in given.items() if value not in (None, ""))
 
 
 def _run(seed: int, options: argparse.Namespace) -> Report | None:
@@ -57,6 +64,8 @@ def _run(seed: int, options: argparse.Namespace) -> Report | None:
         report = run_loop(run(made, options.partitions, say))
     except Exception as error:  # the next seeds have their turn
         say(f"the run failed: {type(error).__name__}: {error}")
+        if not isinstance(error, ClientFailed):
+            traceback.print_exc()
         return None
     for line in lines(report):
         say(line)

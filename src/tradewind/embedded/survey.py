@@ -8,7 +8,7 @@ from typing import Any
 from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import RedisError
+from redis.exceptions import ConnectionError, RedisError
 
 from tradewind.embedded.ports import HOST
 
@@ -40,8 +40,14 @@ class Admin:
         await self._redis.aclose()
 
     async def ask(self, *words: str | int) -> Any:
-        """The server's reply; asked once, never again by itself."""
-        return await self._redis.execute_command(*words)  # type: ignore[no-untyped-call]
+        """The server's reply; asked once, never again by itself.
+
+        :raises RedisError: it refuses, or does not answer
+        """
+        try:
+            return await self._redis.execute_command(*words)  # type: ignore[no-untyped-call]
+        except RuntimeError as error:  # uvloop's word for writing to a connection that has just ended
+            raise ConnectionError(f"port {self.port}: {error}") from error
 
 
 @dataclass(frozen=True, slots=True)
