@@ -28,6 +28,7 @@ from tradewind.client.commit import Committer
 from tradewind.client.credentials import CredentialStream
 from tradewind.client.errors import ClientClosed, SharedConnectionError
 from tradewind.client.forked import let_go_in_children
+from tradewind.client.get_set import GetAndSet, get_exactly
 from tradewind.client.making import CommandMaker
 from tradewind.client.node import Node
 from tradewind.client.opening import Opening, start
@@ -50,11 +51,11 @@ SLOTS_CACHED_MAX = 4096
 ONE_SLOT = 0  # of a single server, where any would do
 BRACE = ord("{")  # looked for as a number: as bytes that takes eight times as long
 NOT_ON_THE_SHORT_PATH = frozenset({"target_nodes", NEVER_DECODE})
-# redis-py's table of callbacks takes names in any case, at a price; ours are as listed.
-get_exactly = dict.get
+new_command = Command.__new__
+monotonic = time.monotonic  # the look-up in the module would take 5 ns, of which the hot path has many
 
 
-class ClientCore(OffersViews, SendsUnheard):
+class ClientCore(GetAndSet, OffersViews, SendsUnheard):
     """The part of a client that redis-py's classes do not have. Not thread safe; one event loop.
 
     Ordering: commands that one task awaits one after the other run in that order. Commands of concurrent
@@ -100,6 +101,7 @@ class ClientCore(OffersViews, SendsUnheard):
         self._chooses_reads = read_from != "primary"  # or a view does
         self._cache_options = cache
         self._initialize = True
+        self._has_slots = type(self)._has_slots  # an object's own is found 15 ns sooner
         self._router: Router | None = None
         self._hot_router: Router | None = None  # for GET and SET without options; None where they need more
         self._catalog = Catalog()
@@ -161,8 +163,10 @@ class ClientCore(OffersViews, SendsUnheard):
         self._router = router
         # Kept, also for the maker: looking it up costs a getpid().
         self._create_future = self._make.create_future = asyncio.get_running_loop().create_future
-        if type(self).execute_command is ClientCore.execute_command and self._make.is_utf8():
+        inherits = type(self).execute_command is ClientCore.execute_command
+        if inherits and self._takes_short_ways and self._make.is_utf8():
             self._hot_router = router
+        self._ok = b"OK" if self._settings.encoding is None else "OK"
         if self._chooses_reads:
             self._choose_reads()
         if self._cache_options is not None:
@@ -217,33 +221,6 @@ class ClientCore(OffersViews, SendsUnheard):
         return parents
 
     # -- commands --------------------------------------------------------------------------------------------
-
-    if not TYPE_CHECKING:  # type checkers see redis-py's own signatures
-        # redis-py's GET and SET spend more time on options that were not given than all the rest takes.
-
-        async def get(self, name):
-            """As redis-py's."""
-            router = self._hot_router
-            if router is None:
-                return await self.execute_command("GET", name)
-            future = self._send(router, ("GET", name), name, True)
-            if future is None:
-                return await self.execute_call(("GET", name), {}, DEFAULT_CALL)
-            reply = await future
-            callback = get_exactly(self.response_callbacks, "GET")
-            return reply if callback is None else callback(reply)
-
-        async def set(self, name, value, *args, **options):
-            """As redis-py's."""
-            router = self._hot_router
-            if args or options or router is None:
-                return await super().set(name, value, *args, **options)
-            future = self._send(router, ("SET", name, value), name, False)
-            if future is None:
-                return await self.execute_call(("SET", name, value), {}, DEFAULT_CALL)
-            reply = await future
-            callback = get_exactly(self.response_callbacks, "SET")
-            return reply if callback is None else callback(reply)
 
     async def execute_command(self, *args: Any, **options: Any) -> Any:
         """Run one command on the node that owns its key, or on `target_nodes`.
@@ -306,13 +283,26 @@ class ClientCore(OffersViews, SendsUnheard):
             data = key.encode() if type(key) is str else self._make.encode(key)
         except TypeError:
             return None
+        return self._send_packed(router, args[0], packed, data, repeatable)
+
+    def _send_packed(
+        self, router: Router, name: str, packed: bytes, key: bytes, repeatable: bool
+    ) -> "asyncio.Future[Any]":
+        """The hot path, from a command's bytes to its lane."""
         if self._has_slots:
-            slot = key_slot(data) if BRACE in data else crc_hqx(data, 0) % SLOT_COUNT
+            slot = key_slot(key) if BRACE in key else crc_hqx(key, 0) % SLOT_COUNT
         else:
             slot = ONE_SLOT
-        now_s = time.monotonic()
-        future = self._create_future()
-        command = Command(args[0], packed, future, slot, repeatable, now_s, now_s + self._timeout_s)
+        # As Command(...), whose __init__ would take 60 ns longer.
+        command = new_command(Command)
+        command.name = name
+        command.packed = packed
+        create_future = self._create_future  # a method that hangs on an object is called 15 ns sooner so
+        command.future = future = create_future()
+        command.slot = slot
+        command.repeatable = repeatable
+        command.created_s = now_s = monotonic()
+        command.deadline = now_s + self._timeout_s
         router.commands += 1
         node = router.nodes.owners[slot]
         if node is None:
@@ -351,6 +341,7 @@ class ClientCore(OffersViews, SendsUnheard):
     def _leave_short_ways(self) -> None:
         """Have every command pass `_dispatch` or `_block`. Clients that need neither pay nothing for it."""
         self._takes_short_ways = False
+        self._hot_router = None
         self._send = self._send_in_sight  # type: ignore[method-assign]  # on this object alone
 
     def _spec(self, args: tuple[Any, ...]) -> CommandSpec:

@@ -267,7 +267,7 @@ class Lane:
     def _hand_out(self, count_max: int) -> None:
         """Give replies to their commands, at most so many; for more, come back in the next turn."""
         now_s = self.last_heard_s = self._now()
-        in_flight = self.in_flight
+        in_flight, popleft = self.in_flight, self.in_flight.popleft
         oldest = in_flight[0] if in_flight else None
         gets = self._gets_raw if self._raw_count or self.listening else self._reader.gets
         plain = PLAIN_REPLIES if not self.listening else NO_REPLIES
@@ -281,23 +281,23 @@ class Lane:
                 except (RecursionError, MemoryError, TypeError) as error:
                     # nesting, length, unhashable map key
                     raise InvalidResponse(str(error) or type(error).__name__) from error
-                is_plain = type(reply) in plain and in_flight
-                if not is_plain:
-                    if reply is NOT_ENOUGH:
-                        return
-                    if self._is_message(reply):
-                        self._hear(reply)
-                        continue
-                command = in_flight.popleft()
-                answered += 1
-                size_bytes += len(command.packed)
-                if not is_plain and isinstance(reply, Exception):
-                    self._refused(command, reply)
-                    continue
-                try:  # noqa: SIM105  # suppress() would cost more than all else here
-                    command.future.set_result(reply)
-                except asyncio.InvalidStateError:
-                    pass  # the caller has gone, or was told that its time is over
+                if type(reply) in plain and in_flight:
+                    command = popleft()
+                    answered += 1
+                    size_bytes += len(command.packed)
+                    try:  # noqa: SIM105  # suppress() would cost more than all else here
+                        command.future.set_result(reply)
+                    except asyncio.InvalidStateError:
+                        pass  # the caller has gone, or was told that its time is over
+                elif reply is NOT_ENOUGH:
+                    return
+                elif self._is_message(reply):
+                    self._hear(reply)
+                else:
+                    command = popleft()
+                    answered += 1
+                    size_bytes += len(command.packed)
+                    self._answer_oddly(command, reply)
             self.has_more = True
             self._call_soon(self._go_on)
         finally:
@@ -316,6 +316,13 @@ class Lane:
             meter.replies.record(now_s - batches.popleft()[1])
         if now_s - oldest.created_s > meter.slow_s:
             meter.note(oldest, sent_s, now_s)
+
+    def _answer_oddly(self, command: Command, reply: Any) -> None:
+        if not isinstance(reply, Exception):
+            with suppress(asyncio.InvalidStateError):
+                command.future.set_result(reply)
+        else:
+            self._refused(command, reply)
 
     def _refused(self, command: Command, error: Exception) -> None:
         if command.part_of is not None:

@@ -10,8 +10,9 @@ import redis
 from redis.commands import CoreCommands, RedisClusterCommands, RedisModuleCommands, SentinelCommands
 
 from tradewind.client import calls as async_calls
-from tradewind.client.base import ClientCore, get_exactly
+from tradewind.client.base import ClientCore
 from tradewind.client.calls import DEFAULT_CALL, CallOptions, seen_through
+from tradewind.client.get_set import get_exactly
 from tradewind.client.stats import ClientStats
 from tradewind.threads.background import Answer, background
 from tradewind.threads.pipeline import Pipeline, ServerPipeline
