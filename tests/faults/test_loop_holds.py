@@ -6,6 +6,8 @@ a busy machine changes it little.
 
 import asyncio
 import os
+from collections.abc import Callable
+from functools import partial
 
 import pytest
 
@@ -31,7 +33,8 @@ HELD_S_MAX_ANYWHERE = 0.050  # on a machine that others use as well
 ELEMENTS = 100_000
 
 
-async def _opening(client: RedisCluster) -> None:
+async def _opening(make: Callable[[], RedisCluster]) -> None:
+    client = make()
     assert all(await asyncio.gather(*(client.set(f"open:{n}", n) for n in range(30))))
     assert await client.durable().set("open", 1)
     await client.aclose()
@@ -80,16 +83,18 @@ async def _learning_a_new_map(cluster: EmbeddedCluster, client: RedisCluster, ke
 async def _longest(
     fragile: EmbeddedCluster, tls: TlsCluster, make_client: MakeClient, loop_holds: LoopHolds, rounds: int
 ) -> dict[str, Hold]:
-    """Of each kind of work. A client is made outside of it: that reads certificates, once."""
-    client = make_client(fragile.nodes[0].port)
+    """Of each kind of work."""
+    plain = partial(make_client, fragile.nodes[0].port)
+    over_tls = partial(make_client, tls.ports[0], **tls.options())
+    client = plain()
     key, *_ = keys_of_each_shard(await client.initialize()).values()
-    await _opening(make_client(fragile.nodes[0].port))  # what Python imports and compiles once is not counted
+    await _opening(plain)  # what Python imports and compiles once is not counted
     found: dict[str, Hold] = {}
     for _ in range(rounds):
         await _fill(client, key)
         works = {
-            "opening": _opening(make_client(fragile.nodes[0].port)),
-            "opening over TLS": _opening(make_client(tls.ports[0], **tls.options())),
+            "opening": _opening(plain),
+            "opening over TLS": _opening(over_tls),
             "parsing": _parsing(client, key),
             "learning a new map": _learning_a_new_map(fragile, client, key),
         }

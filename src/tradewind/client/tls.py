@@ -26,32 +26,52 @@ class Tls:
     does not fit its certificate yet, because the pair is being replaced at this moment) are left alone, with
     a warning: the next connection looks again. Making it raises what redis-py's `RedisSSLContext` raises:
     OSError for a file that is missing, ssl.SSLError for one that is none, RedisError for an unknown option.
+
+    The context itself is made for the first connection, in a thread: with the system's authorities it takes
+    20 ms, in which the loop would stand still.
     """
 
     def __init__(self, options: Mapping[str, Any]) -> None:
         self._options = dict(options)
         self._stamp = self._look()
-        self._context = self._build()
+        self._context: ssl.SSLContext | None = None
+        self._check()
         self._reading = asyncio.Lock()
 
     async def context(self) -> ssl.SSLContext:
-        """The context for a connection that is made now."""
+        """The context for a connection that is made now. Raises OSError where there is none to go on with."""
         stamp = self._look()
-        if stamp != self._stamp:
+        context = self._context
+        if context is None or stamp != self._stamp:
             async with self._reading:
-                await self._read_anew(stamp)
-        return self._context
+                context = await self._read_anew(stamp)
+        return context
 
-    async def _read_anew(self, stamp: Stamp) -> None:
-        if stamp == self._stamp:
-            return  # another connection was quicker
+    async def _read_anew(self, stamp: Stamp) -> ssl.SSLContext:
+        if self._context is not None and stamp == self._stamp:
+            return self._context  # another connection was quicker
         try:
-            # In a thread: it takes 20 ms, in which the loop would stand still.
-            self._context = await asyncio.to_thread(self._build)
+            context = await asyncio.to_thread(self._build)
         except (OSError, ValueError) as error:  # ssl.SSLError is an OSError
+            if self._context is None:
+                raise
             log.warning("the changed TLS files are not usable, going on with the former ones: %s", error)
-        else:
-            self._stamp = stamp
+            return self._context
+        self._context, self._stamp = context, stamp
+        return context
+
+    def _check(self) -> None:
+        """Raise what making the context would, in 1 ms: without the system's authorities."""
+        wanted = RedisSSLContext(**self._options)
+        bare = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        if wanted.certfile or wanted.keyfile:
+            bare.load_cert_chain(wanted.certfile or "", wanted.keyfile, wanted.password)
+        if wanted.ca_certs or wanted.ca_data or wanted.ca_path:
+            bare.load_verify_locations(wanted.ca_certs, wanted.ca_path, wanted.ca_data)
+        if wanted.min_version is not None:
+            bare.minimum_version = wanted.min_version
+        if wanted.ciphers is not None:
+            bare.set_ciphers(wanted.ciphers)
 
     def _build(self) -> ssl.SSLContext:
         return RedisSSLContext(**self._options).get()
