@@ -4,6 +4,7 @@ import argparse
 import sys
 import time
 import traceback
+from pathlib import Path
 
 from tests.ledger.clients import ClientFailed
 from tests.ledger.plan import CALLERS, CLIENTS, plan
@@ -36,6 +37,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--only", default="", help="of the servers' faults, those named so: F09")
     parser.add_argument("--clients", type=int, default=CLIENTS, help="client processes")
     parser.add_argument("--callers", type=int, default=CALLERS, help="callers in each of them")
+    parser.add_argument("--history", type=Path, help="keep what was asked and told in this folder")
     return parser.parse_args()
 
 
@@ -61,7 +63,8 @@ def _run(seed: int, options: argparse.Namespace) -> Report | None:
         callers=options.callers,
     )
     try:
-        report = run_loop(run(made, options.partitions, say))
+        history = _folder(options.history, seed)
+        report = run_loop(run(made, options.partitions, say, history))
     except Exception as error:  # the next seeds have their turn
         say(f"the run failed: {type(error).__name__}: {error}")
         if not isinstance(error, ClientFailed):
@@ -70,6 +73,14 @@ def _run(seed: int, options: argparse.Namespace) -> Report | None:
     for line in lines(report):
         say(line)
     return report
+
+
+def _folder(histories: Path | None, seed: int) -> Path | None:
+    if histories is None:
+        return None
+    folder: Path = histories / f"seed-{seed}"
+    folder.mkdir(parents=True)
+    return folder
 
 
 def lines(report: Report) -> list[str]:
@@ -81,9 +92,11 @@ def lines(report: Report) -> list[str]:
         f"{verdict.repeats} of them repeats, {verdict.refused_bodies} to other bodies; "
         f"{verdict.audit.events} events"
     )
+    last_s = max(0.0, verdict.slowest_s)
     waits = (
-        f"longest wait for an answer {verdict.longest_s:.1f} s, {verdict.unanswered} waited in vain and "
-        f"asked again, last unknown resolved {max(0.0, verdict.slowest_s):.2f} s after the last fault"
+        f"longest wait for an answer {verdict.longest_s:.1f} s ({verdict.longest}), "
+        f"{verdict.unanswered} waited in vain and asked again, "
+        f"last unknown resolved {last_s:.2f} s after the last fault"
     )
     if verdict.clean:
         return [counts, waits, f"clean, {len(report.plan.rounds)} rounds of faults, {report.seconds:.0f} s"]

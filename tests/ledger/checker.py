@@ -43,7 +43,7 @@ SENTENCES_MAX = 20
 @dataclass
 class Verdict:
     """`found` counts what is wrong by its name. `slowest_s`: how long after the faults' end the last answer
-    came; `longest_s`: how long any caller waited for an answer that came.
+    came; `longest_s`: how long any caller waited for an answer that came, and for which.
     """
 
     audit: AuditResult
@@ -56,6 +56,7 @@ class Verdict:
     """Askings whose caller waited as long as callers do and heard nothing: it asked again, and was told."""
     slowest_s: float = 0.0
     longest_s: float = 0.0
+    longest: str = ""
     found: Counter[str] = field(default_factory=Counter)
     sentences: list[str] = field(default_factory=list)
 
@@ -111,7 +112,8 @@ def _check_answers(verdict: Verdict, name: str, group: list[Asking], kept: bytes
     )
     for asking, told in _answered(group):
         verdict.told += 1
-        verdict.longest_s = max(verdict.longest_s, _waited_s(asking))
+        if _waited_s(asking) > verdict.longest_s:
+            verdict.longest_s, verdict.longest = _waited_s(asking), name
         if kept is None:
             verdict.say("missing", f"{name} was told {_text(told)}, and no answer is kept")
         elif _is_body_of(asking, kept):

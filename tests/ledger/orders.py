@@ -7,7 +7,7 @@ account that was never opened, a symbol that nobody trades, a position that is c
 import random
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Final, TypeAlias
+from typing import Final, TypeAlias, get_args
 
 import msgspec
 
@@ -23,13 +23,19 @@ from tradewind.engine.messages import (
     OpenAccount,
     Place,
     RejectReason,
+    SetTrading,
+    TradingState,
     fingerprint,
 )
 from tradewind.ops.mix import BUY_SHARE, DEPOSIT_CENTS, DRY_CENTS, LEVERAGE, position_volume
 
 POSITIONS_KNOWN_MAX: Final = 8
 ODD_SHARE: Final = 0.03
+REOPEN_SHARE: Final = 0.3
+"""How often a reduced or halted account is asked to be active again, before anything else."""
+
 SYMBOLS: Final = tuple(INSTRUMENTS)
+TRADING_STATES: Final[tuple[TradingState, ...]] = get_args(TradingState)
 
 
 @dataclass
@@ -40,6 +46,7 @@ class AccountView:
     is_open: bool = False
     balance: int = 0
     positions: list[str] = field(default_factory=list)
+    trading: TradingState = "active"
 
     def learn(self, command: Command, answer: Answer) -> None:
         if isinstance(command, OpenAccount):
@@ -49,6 +56,8 @@ class AccountView:
         if isinstance(command, Place) and answer.position is not None:
             self.positions.append(answer.position)
             del self.positions[:-POSITIONS_KNOWN_MAX]
+        elif isinstance(command, SetTrading) and answer.status == "done":
+            self.trading = command.state
         elif isinstance(command, CloseAll) and answer.status == "done":
             self.positions.clear()
         elif isinstance(command, Close) and command.volume is None and command.position in self.positions:
@@ -86,6 +95,11 @@ def _close_all(chance: random.Random, view: AccountView, id: str) -> Command:
     return CloseAll(account=view.name, id=id, symbol=symbol, side=side)
 
 
+def _set_trading(chance: random.Random, view: AccountView, id: str) -> Command:
+    state = chance.choice(TRADING_STATES) if view.trading == "active" else "active"
+    return SetTrading(account=view.name, id=id, state=state, why="ledger run")
+
+
 def _odd(chance: random.Random, view: AccountView, id: str) -> Command:
     """What the engine must refuse."""
     place = Place(account=view.name, id=id, symbol=SYMBOLS[0], side=BUY, volume=1_000)
@@ -101,7 +115,13 @@ def _odd(chance: random.Random, view: AccountView, id: str) -> Command:
     )
 
 
-MAKERS: Final[Mapping[Maker, int]] = {_place: 60, _close: 28, _deposit: 8, _close_all: 3}
+MAKERS: Final[Mapping[Maker, int]] = {
+    _place: 60,
+    _close: 28,
+    _deposit: 8,
+    _close_all: 3,
+    _set_trading: 1,
+}
 """How often each is asked of an open account that has money."""
 
 
@@ -111,6 +131,8 @@ def random_command(chance: random.Random, view: AccountView, id: str) -> Command
         return _odd(chance, view, id)
     if not view.is_open:
         return _open(chance, view, id)
+    if view.trading != "active" and chance.random() < REOPEN_SHARE:
+        return _set_trading(chance, view, id)
     if view.balance < DRY_CENTS and chance.random() < 0.5:
         return _deposit(chance, view, id)
     (maker,) = chance.choices(list(MAKERS), list(MAKERS.values()))

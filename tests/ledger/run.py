@@ -33,17 +33,17 @@ class Report:
     verdict: Verdict
 
 
-async def run(plan: Plan, partitions: int, say: Say) -> Report:
-    """Returns what the checker found.
+async def run(plan: Plan, partitions: int, say: Say, history: Path | None = None) -> Report:
+    """Returns what the checker found. `history`: a folder, which must be empty, for the clients' histories.
 
     :raises ClientFailed: the clients were left without answers
     :raises AssertionError: the system did not heal after a fault
     """
     began_s = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="tradewind-ledger-") as name:
+        folder = history or Path(name)
         async with _cluster(say) as cluster, _system(cluster, plan, partitions, say) as system:
             ports = [node.port for node in cluster.nodes]
-            folder = Path(name)
             clients = Clients(
                 ports, partitions, folder, seed=plan.seed, clients=plan.clients, callers=plan.callers
             )
