@@ -17,7 +17,8 @@ from tests.programs import ROOT, output_of
 from tradewind.client import commit, errors, metrics, policy, standalone, subscription
 from tradewind.client.cache import CacheOptions, CacheStats
 from tradewind.client.stats import ClientStats, NodeStats
-from tradewind.engine import book, desk, keys, lease, messages, partition, quotes, risk
+from tradewind.engine import book, desk, keys, lease, messages, partition, quotes, resting, risk
+from tradewind.engine.deciders import placing
 from tradewind.ops import load
 from tradewind.ops.up_command import up
 
@@ -214,6 +215,7 @@ FIGURES = {
         f"commands in one commit | {partition.COMMANDS_PER_COMMIT_MAX} |",
         f"quotes in one commit | {partition.EVENTS_PER_COMMIT_MAX}, plus",
         f"positions of an account | {book.POSITIONS_PER_ACCOUNT_MAX} |",
+        f"orders of an account | {placing.ORDERS_PER_ACCOUNT_MAX} |",
         f"leverage | 1 to {messages.LEVERAGE_MAX} |",
         f"deposit | 1 to {messages.DEPOSIT_CENTS_MAX:,} cents |",
         f"one `OrderDesk` | {desk.PENDING_MAX:,};",
@@ -226,6 +228,12 @@ FIGURES = {
         f"| below {risk.STOP_OUT_PERCENT} % | stop-out",
         f"| {risk.MARGIN_RESTORED_PERCENT} % and more |",
     ),
+    "orders.md": (
+        f"orders of an account (`open_orders_limit`) | {placing.ORDERS_PER_ACCOUNT_MAX} |",
+        f"an account remembers | {resting.ENDED_ORDERS_KEPT} |",
+        f"price | 1 to {messages.PRICE_MAX:,} steps |",
+        f"once it has {partition.EVENTS_PER_COMMIT_MAX} events",
+    ),
     "up.md": (f"by {load.CALLERS:,} callers",),
 }
 
@@ -236,7 +244,7 @@ def test_a_figure_in_the_text_is_the_constant(page: str, words: str) -> None:
 
 
 def test_every_reason_for_a_rejection_is_documented() -> None:
-    text = "".join(_text(ROOT / "docs" / f"{page}.md") for page in ("engine", "risk"))
+    text = "".join(_text(ROOT / "docs" / f"{page}.md") for page in ("engine", "orders", "risk"))
     assert [reason for reason in messages.RejectReason if f"`{reason}`" not in text] == []
 
 

@@ -1,11 +1,25 @@
 """Short ways to a book with quotes and funded accounts, for tests."""
 
 from collections.abc import Iterable
+from typing import Any, cast
 
 from tradewind.engine.book import Book, Decision
 from tradewind.engine.house import House
 from tradewind.engine.instruments import Quote, QuoteFrame
-from tradewind.engine.messages import Answer, Close, CloseAll, Deposit, Event, OpenAccount, Place, Side
+from tradewind.engine.messages import (
+    Answer,
+    Close,
+    CloseAll,
+    Command,
+    CommandBase,
+    Deposit,
+    Event,
+    OpenAccount,
+    OrderKind,
+    Place,
+    Side,
+)
+from tradewind.engine.resting import Order
 
 NOW_MS = 1_700_000_000_000
 
@@ -37,6 +51,45 @@ class Desk:
     def _id(self) -> str:
         self.orders += 1
         return f"order-{self.orders}"
+
+    def do(self, command_type: type[CommandBase], /, account: str = "A1", **fields: Any) -> Answer:
+        """Any command, under an id of its own."""
+        command = command_type(account=account, id=self._id(), **fields)
+        return self.answer(self.book.decide(cast(Command, command), self.now_ms))
+
+    def order(
+        self,
+        kind: OrderKind,
+        side: Side,
+        price: int | None = None,
+        volume: int = 10_000,
+        *,
+        stop: int | None = None,
+        symbol: str = "EURUSD",
+        **fields: Any,
+    ) -> Answer:
+        return self.do(
+            Place, kind=kind, side=side, price=price, volume=volume, stop_price=stop, symbol=symbol, **fields
+        )
+
+    def bid(
+        self,
+        bid: int,
+        *,
+        spread: int = 12,
+        bid_size: int | None = None,
+        ask_size: int | None = None,
+        symbol: str = "EURUSD",
+    ) -> list[Event]:
+        """Sends one quote; the events that it led to."""
+        quote = Quote(symbol, bid, bid + spread, self.now_ms, bid_size, ask_size)
+        decisions = self.book.on_frame(QuoteFrame(1, [quote]), self.now_ms)
+        self._keep(decisions)
+        return [event for decision in decisions for event in decision.events]
+
+    @property
+    def resting(self) -> dict[str, Order]:
+        return self.book.accounts["A1"].orders.open
 
     def answer(self, decision: Decision) -> Answer:
         self._keep([decision])

@@ -1,7 +1,8 @@
 import pytest
 
 from tests.engine.books import NOW_MS, QUOTES
-from tradewind.engine.account import Account, InconsistentEvent, Position, apply, from_fields, to_fields
+from tradewind.engine.account import Account, Position, apply, from_fields, to_fields
+from tradewind.engine.errors import InconsistentEvent
 from tradewind.engine.instruments import Quote
 from tradewind.engine.messages import AccountOpened, AllClosed, Deposited, OrderFilled, PositionClosed, Side
 

@@ -6,15 +6,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tradewind.engine.messages import (
+    Amend,
     Answer,
+    Cancel,
+    CancelAll,
     Close,
     CloseAll,
+    CloseBy,
     Command,
     Deposit,
     Event,
     OpenAccount,
     OrderRejected,
     Place,
+    Protect,
     RejectReason,
     decode_answer,
     decode_command,
@@ -35,7 +40,25 @@ sides = st.sampled_from(["buy", "sell"])
 commands = st.one_of(
     st.builds(OpenAccount, leverage=numbers, **names),
     st.builds(Deposit, amount=numbers, **names),
-    st.builds(Place, symbol=st.text(max_size=9), side=sides, volume=numbers, **names),
+    st.builds(
+        Place,
+        symbol=st.text(max_size=9),
+        side=sides,
+        volume=numbers,
+        kind=st.sampled_from(["market", "limit", "stop", "stop_limit"]),
+        price=st.none() | numbers,
+        stop_price=st.none() | numbers,
+        time_in_force=st.sampled_from(["gtc", "day", "ioc", "fok"]),
+        reduce_only=st.booleans(),
+        **names,
+    ),
+    st.builds(
+        Amend, order=st.text(max_size=20), volume=st.none() | numbers, price=st.none() | numbers, **names
+    ),
+    st.builds(Cancel, order=st.text(max_size=20), **names),
+    st.builds(CancelAll, symbol=st.none() | st.text(max_size=9), side=st.none() | sides, **names),
+    st.builds(Protect, position=st.text(max_size=20), stop_loss=st.none() | numbers, **names),
+    st.builds(CloseBy, position=st.text(max_size=20), by=st.text(max_size=20), **names),
     st.builds(Close, position=st.text(max_size=20), volume=st.none() | numbers, **names),
     st.builds(CloseAll, symbol=st.none() | st.text(max_size=9), side=st.none() | sides, **names),
 )
@@ -77,9 +100,11 @@ def test_messages_are_readable_and_leave_out_defaults() -> None:
         {"side": "long"},
         {"volume": 1000.5},
         {"volume": True},
-        {"kind": "limit"},
-        {"stop_loss": 112_000},
+        {"kind": "iceberg"},
+        {"trailing_stop": 112_000},
+        {"time_in_force": "gtd"},
         {"type": "cancel"},
+        {"type": "unheard_of"},
     ],
     ids=str,
 )

@@ -11,9 +11,11 @@ from typing import Final, TypeAlias
 import msgspec
 
 from tradewind.engine import messages
+from tradewind.engine.errors import InconsistentEvent
 from tradewind.engine.instruments import INSTRUMENTS, Instrument, Quote
 from tradewind.engine.messages import ACTIVE, Event, Side, TradingState
 from tradewind.engine.money import closing_price, profit_cents, worst_price
+from tradewind.engine.resting import RestingOrders, sequence_of
 
 LegKey: TypeAlias = tuple[str, Side]
 Quotes: TypeAlias = Mapping[str, Quote]
@@ -21,11 +23,9 @@ Quotes: TypeAlias = Mapping[str, Quote]
 POSITION_FIELD_PREFIX: Final = "position:"
 
 
-class InconsistentEvent(Exception):
-    """An event does not fit the account it names: events are missing, doubled, or out of order."""
+class Position(msgspec.Struct, frozen=True, omit_defaults=True):
+    """`stop_loss` and `take_profit` are closing prices; the first that is met closes it."""
 
-
-class Position(msgspec.Struct, frozen=True):
     id: str
     symbol: str
     side: Side
@@ -33,6 +33,8 @@ class Position(msgspec.Struct, frozen=True):
     price: int
     margin: int
     opened_at_ms: int
+    stop_loss: int | None = None
+    take_profit: int | None = None
 
     def profit(self, quotes: Quotes) -> int:
         price = closing_price(quotes[self.symbol], self.side)
@@ -73,6 +75,7 @@ class Account:
     trading: TradingState = ACTIVE
     positions: dict[str, Position] = field(default_factory=dict)
     legs: dict[LegKey, Leg] = field(default_factory=dict)
+    orders: RestingOrders = field(default_factory=RestingOrders)
 
     def equity(self, quotes: Quotes) -> int | None:
         """Balance and floating profit, at a cost for each symbol held. None if one has no quote."""
@@ -168,10 +171,63 @@ def _deposit(accounts: dict[str, Account], event: messages.Deposited) -> None:
 
 
 def _fill(accounts: dict[str, Account], event: messages.OrderFilled) -> None:
-    position = Position(
-        event.position, event.symbol, event.side, event.volume, event.price, event.margin, event.at_ms
+    account = _find(accounts, event)
+    account.add(
+        Position(
+            event.position,
+            event.symbol,
+            event.side,
+            event.volume,
+            event.price,
+            event.margin,
+            event.at_ms,
+            event.stop_loss,
+            event.take_profit,
+        )
     )
-    _find(accounts, event).add(position)
+    if event.order:
+        account.orders.fill(event)
+
+
+def _reduce(accounts: dict[str, Account], event: messages.OrderReduced) -> None:
+    """The closes that precede it have changed the positions."""
+    if event.order:
+        _find(accounts, event).orders.fill(event)
+
+
+def _reject(accounts: dict[str, Account], event: messages.OrderRejected) -> None:
+    if event.order:
+        _find(accounts, event).orders.reject(event)
+
+
+def _close_by(accounts: dict[str, Account], event: messages.PositionsClosedBy) -> None:
+    account = _find(accounts, event)
+    account.reduce(event.position, event.volume, event.margin)
+    account.reduce(event.by, event.volume, event.by_margin)
+    account.add_to_balance(event.profit, event.balance)
+
+
+def _protect(accounts: dict[str, Account], event: messages.PositionProtected) -> None:
+    account = _find(accounts, event)
+    position = account.positions.get(event.position)
+    if position is None:
+        raise InconsistentEvent(f"account {account.id}: position {event.position} to protect is not open")
+    account.positions[position.id] = msgspec.structs.replace(
+        position, stop_loss=event.stop_loss, take_profit=event.take_profit
+    )
+
+
+def _change_order(accounts: dict[str, Account], event: Event) -> None:
+    _ORDER_CHANGES[type(event)](_find(accounts, event).orders, event)
+
+
+_ORDER_CHANGES: Final[Mapping[type[Event], Callable[..., None]]] = {
+    messages.OrderAccepted: RestingOrders.accept,
+    messages.OrderTriggered: RestingOrders.trigger,
+    messages.OrderAmended: RestingOrders.amend,
+    messages.OrderCanceled: RestingOrders.cancel,
+    messages.OrderExpired: RestingOrders.expire,
+}
 
 
 def _close(accounts: dict[str, Account], event: messages.PositionClosed) -> None:
@@ -192,12 +248,17 @@ def _change_trading(accounts: dict[str, Account], event: messages.TradingChanged
     _find(accounts, event).trading = event.state
 
 
-# Rejections and the end of a close_all change no account.
+# The end of a close_all or cancel_all changes no account.
 _CHANGES: Final[Mapping[type[Event], Callable[..., None]]] = {
     messages.AccountOpened: _open,
     messages.Deposited: _deposit,
     messages.OrderFilled: _fill,
+    messages.OrderReduced: _reduce,
+    messages.OrderRejected: _reject,
+    **dict.fromkeys(_ORDER_CHANGES, _change_order),
     messages.PositionClosed: _close,
+    messages.PositionsClosedBy: _close_by,
+    messages.PositionProtected: _protect,
     messages.MarginCall: _call,
     messages.MarginRestored: _restore,
     messages.TradingChanged: _change_trading,
@@ -229,7 +290,7 @@ def position_value(position: Position) -> str:
 def to_fields(account: Account) -> dict[str, str]:
     """The account as a hash, one field for each position: a change writes only what changed."""
     positions = {position_field(id): position_value(position) for id, position in account.positions.items()}
-    return scalar_fields(account) | positions
+    return scalar_fields(account) | positions | account.orders.to_fields()
 
 
 _decode_position: Final = msgspec.json.Decoder(Position).decode
@@ -245,8 +306,9 @@ def from_fields(fields: Mapping[str, str]) -> Account:
         account = Account(fields["id"], int(fields["leverage"]), int(fields["balance"]))
         account.margin_called = fields["margin_called"] == "1"
         account.trading = msgspec.convert(fields.get("trading", ACTIVE), TradingState)
+        account.orders = RestingOrders.from_fields(fields)
         # A hash has no order of its own: positions come back in the order of the events that opened them.
-        for position in sorted(positions, key=_opening_sequence):
+        for position in sorted(positions, key=lambda position: sequence_of(position.id)):
             account.add(position)
         used_margin = int(fields["used_margin"])
     except (KeyError, ValueError, InconsistentEvent) as error:
@@ -256,8 +318,3 @@ def from_fields(fields: Mapping[str, str]) -> Account:
             f"stored account {name}: used margin is {used_margin}, its positions hold {account.used_margin}"
         )
     return account
-
-
-def _opening_sequence(position: Position) -> int:
-    """Position ids are "<partition>-<event sequence>"."""
-    return int(position.id.rpartition("-")[2])

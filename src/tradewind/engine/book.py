@@ -9,33 +9,43 @@ order is filled if the equity, after the spread it costs, covers the margin of a
 """
 
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from typing import Any, Final
 
 import msgspec
 
 from tradewind.engine.account import Account
 from tradewind.engine.checks import Refusal
-from tradewind.engine.deciders.closing import close, close_all
+from tradewind.engine.deciders.amending import amend, protect
+from tradewind.engine.deciders.canceling import cancel, cancel_all
+from tradewind.engine.deciders.closing import close, close_all, close_by
 from tradewind.engine.deciders.funding import deposit, open_account
-from tradewind.engine.deciders.placing import POSITIONS_PER_ACCOUNT_MAX, place
+from tradewind.engine.deciders.placing import place
 from tradewind.engine.deciders.trading import set_trading
+from tradewind.engine.execution import POSITIONS_PER_ACCOUNT_MAX
 from tradewind.engine.house import House
 from tradewind.engine.instruments import QuoteFrame
 from tradewind.engine.ledger import Ledger, rebuild
 from tradewind.engine.messages import (
+    Amend,
     Answer,
+    Cancel,
+    CancelAll,
     Close,
     CloseAll,
+    CloseBy,
     Command,
     Deposit,
     Event,
     OpenAccount,
     OrderRejected,
     Place,
+    Protect,
     SetTrading,
 )
 from tradewind.engine.quotes import STALE_QUOTE_MS_MAX, QuoteBoard
 from tradewind.engine.risk import review
+from tradewind.engine.setting_off import expire, set_off
 
 __all__ = [
     "POSITIONS_PER_ACCOUNT_MAX",
@@ -119,22 +129,39 @@ class Book:
         return Decision(self._ledger.take_events(), answer, touched, first_sequence)
 
     def on_frame(self, frame: QuoteFrame, now_ms: int) -> list[Decision]:
-        """Takes new quotes. One decision for each account, by id, that they call, restore or stop out.
+        """Takes new quotes and does what is due: ends orders whose day is over; then, the oldest first,
+        closes positions at their stop-loss or take-profit and fills orders; then reviews accounts.
+
+        One decision for each order and position that was set off, and for each account, by id, that is
+        called, restored or stopped out.
 
         :raises ReviewFailed: a defect; what the frame has changed here so far must not be committed
         """
         moved = [quote for quote in frame.quotes if self.quotes.take(quote, now_ms)]
-        decisions = []
-        for account_id in sorted(self._ledger.watch.due(moved) - self._not_reviewed):
-            first_sequence = self.event_sequence + 1
-            try:
-                review(self._ledger, self.accounts[account_id], moved, now_ms)
-            except Exception as error:
-                raise ReviewFailed(account_id) from error
-            if self.event_sequence >= first_sequence:
-                events = self._ledger.take_events()
-                decisions.append(Decision(events, None, (account_id,), first_sequence))
+        fresh = [quote for quote in moved if self.quotes.is_fresh(quote.symbol, now_ms)]
+        ledger = self._ledger
+        decisions: list[Decision] = []
+        for trigger in ledger.triggers.expired(now_ms):
+            self._look(decisions, trigger.account, partial(expire, ledger, trigger, now_ms))
+        for trigger in ledger.triggers.due(fresh):
+            self._look(decisions, trigger.account, partial(set_off, ledger, trigger, now_ms))
+        for account_id in sorted(ledger.watch.due(moved)):
+            self._look(
+                decisions, account_id, partial(review, ledger, self.accounts[account_id], moved, now_ms)
+            )
         return decisions
+
+    def _look(self, decisions: list[Decision], account_id: str, what: Callable[[], None]) -> None:
+        """Adds what is decided about an account to the decisions."""
+        if account_id in self._not_reviewed:
+            return
+        first_sequence = self.event_sequence + 1
+        try:
+            what()
+        except Exception as error:
+            raise ReviewFailed(account_id) from error
+        if self.event_sequence >= first_sequence:
+            decisions.append(Decision(self._ledger.take_events(), None, (account_id,), first_sequence))
 
     def changes(self, account_ids: Iterable[str]) -> dict[str, tuple[dict[str, str], list[str]]]:
         """For each account that changed: fields of its stored hash to set, and to delete.
@@ -171,7 +198,12 @@ _DECIDERS: Final[Mapping[type[Command], Callable[[Ledger, Any, int], Answer]]] =
     OpenAccount: open_account,
     Deposit: deposit,
     Place: place,
+    Amend: amend,
+    Cancel: cancel,
+    CancelAll: cancel_all,
+    Protect: protect,
     Close: close,
+    CloseBy: close_by,
     CloseAll: close_all,
     SetTrading: set_trading,
 }

@@ -8,6 +8,8 @@ from tradewind.engine.house import OPEN, House
 from tradewind.engine.instruments import INSTRUMENTS, Instrument, Quote
 from tradewind.engine.messages import ACTIVE, HALTED, RejectReason, Side
 from tradewind.engine.money import closing_price, opening_price, profit_cents
+from tradewind.engine.orders import OrderState
+from tradewind.engine.resting import Order
 
 
 class Refusal(Exception):
@@ -25,6 +27,28 @@ def find_account(accounts: Mapping[str, Account], account_id: str) -> Account:
     return account
 
 
+def find_position(account: Account, position_id: str) -> Position:
+    position = account.positions.get(position_id)
+    if position is None:
+        raise Refusal(RejectReason.UNKNOWN_POSITION, position_id)
+    return position
+
+
+def find_order(account: Account, order_id: str, now_ms: int) -> Order:
+    """A resting order that may still be changed: nobody waits for the tick that ends one whose day is
+    over.
+    """
+    order = account.orders.open.get(order_id)
+    if order is None:
+        state = account.orders.ended_state(order_id)
+        if state is None:
+            raise Refusal(RejectReason.UNKNOWN_ORDER, order_id)
+        raise Refusal(RejectReason.TOO_LATE_TO_CANCEL, f"{order_id} is {state}")
+    if order.expires_at_ms is not None and order.expires_at_ms <= now_ms:
+        raise Refusal(RejectReason.TOO_LATE_TO_CANCEL, f"{order_id} is {OrderState.EXPIRED}")
+    return order
+
+
 def find_instrument(symbol: str) -> Instrument:
     instrument = INSTRUMENTS.get(symbol)
     if instrument is None:
@@ -34,10 +58,8 @@ def find_instrument(symbol: str) -> Instrument:
 
 def check_may_open(house: House, account: Account, symbol: str) -> None:
     """Whatever may open a position passes only where system, symbol and account are active."""
-    ruling = house.symbols.get(symbol)
-    if ruling is None and house.system.state == ACTIVE and account.trading == ACTIVE:
-        return
-    _refuse_state(house, account, symbol, is_reducing=False)
+    if not may_open(house, account, symbol):
+        _refuse_state(house, account, symbol, is_reducing=False)
 
 
 def check_may_reduce(house: House, account: Account, symbol: str | None) -> None:
@@ -45,6 +67,18 @@ def check_may_reduce(house: House, account: Account, symbol: str | None) -> None
     if may_reduce(house, account, symbol):
         return
     _refuse_state(house, account, symbol, is_reducing=True)
+
+
+def check_may_trade(house: House, account: Account, symbol: str, *, reduces: bool) -> None:
+    """For an order, which may be one that only `reduces`."""
+    if reduces:
+        check_may_reduce(house, account, symbol)
+    else:
+        check_may_open(house, account, symbol)
+
+
+def may_open(house: House, account: Account, symbol: str) -> bool:
+    return symbol not in house.symbols and house.system.state == ACTIVE and account.trading == ACTIVE
 
 
 def may_reduce(house: House, account: Account, symbol: str | None) -> bool:

@@ -1,10 +1,14 @@
-"""Errors of the engine that are for people: one sentence with what happened and what to do."""
+"""Errors of the engine. Those of EngineError are for people: what happened, and what to do."""
 
 from redis.exceptions import ResponseError
 
 
 class EngineError(Exception):
     """Root of the errors below."""
+
+
+class InconsistentEvent(Exception):
+    """An event does not fit the account it names: events are missing, doubled, or out of order."""
 
 
 class PartitionCountFixed(EngineError):

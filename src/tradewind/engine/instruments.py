@@ -55,12 +55,22 @@ class Instrument(msgspec.Struct, frozen=True):
 
 
 class Quote(msgspec.Struct, frozen=True, array_like=True):
-    """Prices at which the house buys (bid) and sells (ask), scaled by the instrument's price digits."""
+    """Prices at which the house buys (bid) and sells (ask), scaled by the instrument's price digits.
+
+    The sizes are the units that it buys and sells there; None: as many as are asked for.
+    """
 
     symbol: str
     bid: int
     ask: int
     time_ms: int
+    bid_size: int | None = None
+    ask_size: int | None = None
+
+    @property
+    def cause(self) -> str:
+        """How events name it as what caused them."""
+        return f"quote:{self.symbol}:{self.time_ms}"
 
 
 class QuoteFrame(msgspec.Struct, frozen=True, array_like=True):

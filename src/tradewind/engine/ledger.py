@@ -4,15 +4,26 @@ Whatever happens is an event: it gets the next number, is applied to its account
 """
 
 from collections.abc import Iterable
-from typing import Literal
 
 from tradewind.engine.account import Account, Position, apply
 from tradewind.engine.changes import Changes
 from tradewind.engine.house import House
 from tradewind.engine.instruments import INSTRUMENTS
-from tradewind.engine.messages import Event, OrderRejected, PositionClosed
+from tradewind.engine.messages import (
+    CloseReason,
+    Event,
+    OrderFilled,
+    OrderRejected,
+    PositionClosed,
+    PositionProtected,
+    PositionsClosedBy,
+    Side,
+    opposite,
+)
 from tradewind.engine.money import closing_price, margin_cents
 from tradewind.engine.quotes import QuoteBoard
+from tradewind.engine.resting import Order
+from tradewind.engine.triggers import Triggers
 from tradewind.engine.watch import Watch
 
 
@@ -33,23 +44,61 @@ class Ledger:
         self.event_sequence = event_sequence
         self.quotes = quotes
         self.watch = Watch()
+        self.triggers = Triggers()
         self.changes = Changes()
         self._events: list[Event] = []
         for account in self.accounts.values():
             self.watch.look_always(account)
+            self.triggers.arm(account)
+
+    @property
+    def next_name(self) -> str:
+        """What the next event would name an order or a position that it brings."""
+        return f"{self.partition}-{self.event_sequence + 1}"
 
     def record(self, event: Event) -> None:
         """The one way in which anything changes."""
         self.event_sequence += 1
         self._events.append(event)
-        if type(event) is OrderRejected:
+        if type(event) is OrderRejected and not event.order:
             return
-        self.changes.note(self.accounts.get(event.account), event)
+        before = self.accounts.get(event.account)
+        self.changes.note(before, event)
+        order_id: str = getattr(event, "order", "")
+        order = before.orders.open.get(order_id) if before is not None and order_id else None
         apply(self.accounts, event)
         account = self.accounts[event.account]
-        if type(event) is PositionClosed and (event.symbol, event.side) not in account.legs:
-            self.watch.forget(account.id, (event.symbol, event.side))
+        if order_id:
+            self._follow_order(account, order_id, order)
+        self._follow_position(account, event)
         self.watch.look_always(account)
+
+    def _follow_order(self, account: Account, order_id: str, before: Order | None) -> None:
+        """The triggers know of an order what its account knows."""
+        order = account.orders.open.get(order_id)
+        if order is not None:
+            self.triggers.arm_order(account.id, order)
+        elif before is not None:
+            self.triggers.disarm(before.symbol, order_id)
+
+    def _follow_position(self, account: Account, event: Event) -> None:
+        """Watch and triggers know of a position what its account knows."""
+        if type(event) is OrderFilled:
+            if event.stop_loss is not None or event.take_profit is not None:
+                self.triggers.arm_position(account.id, account.positions[event.position])
+        elif type(event) is PositionClosed:
+            self._leave(account, event.symbol, event.side, event.position)
+        elif type(event) is PositionsClosedBy:
+            self._leave(account, event.symbol, event.side, event.position)
+            self._leave(account, event.symbol, opposite(event.side), event.by)
+        elif type(event) is PositionProtected:
+            self.triggers.arm_position(account.id, account.positions[event.position])
+
+    def _leave(self, account: Account, symbol: str, side: Side, position_id: str) -> None:
+        if position_id not in account.positions:
+            self.triggers.disarm(symbol, position_id)
+        if (symbol, side) not in account.legs:
+            self.watch.forget(account.id, (symbol, side))
 
     def take_events(self) -> list[Event]:
         """What was recorded since the last call, in order."""
@@ -59,20 +108,24 @@ class Ledger:
     def equity(self, account: Account) -> int | None:
         return account.equity(self.quotes.last)
 
+    def margin_freed(self, account: Account, position: Position, volume: int) -> int:
+        """What is left of the position goes on holding what a position of that volume would."""
+        left = position.volume - volume
+        margin_left = margin_cents(INSTRUMENTS[position.symbol], left, position.price, account.leverage)
+        return position.margin - margin_left
+
     def close_position(
         self,
         account: Account,
         position: Position,
         volume: int,
-        reason: Literal["close", "stop_out"],
+        reason: CloseReason,
         cause: str,
         now_ms: int,
     ) -> PositionClosed:
         """Closes `volume` units at the last quote, which the caller has found fresh."""
         price = closing_price(self.quotes.last[position.symbol], position.side)
         profit = position.profit_of(volume, price)
-        left = position.volume - volume
-        margin_left = margin_cents(INSTRUMENTS[position.symbol], left, position.price, account.leverage)
         event = PositionClosed(
             account=account.id,
             at_ms=now_ms,
@@ -81,10 +134,10 @@ class Ledger:
             symbol=position.symbol,
             side=position.side,
             volume=volume,
-            left=left,
+            left=position.volume - volume,
             price=price,
             profit=profit,
-            margin=position.margin - margin_left,
+            margin=self.margin_freed(account, position, volume),
             balance=account.balance + profit,
             reason=reason,
         )

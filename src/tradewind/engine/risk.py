@@ -69,4 +69,4 @@ def _cause(account: Account, moved: list[Quote]) -> str:
     """The first of the quotes that moved in a symbol the account holds."""
     held = {symbol for symbol, _ in account.legs}
     quote = next(quote for quote in moved if quote.symbol in held)
-    return f"quote:{quote.symbol}:{quote.time_ms}"
+    return quote.cause

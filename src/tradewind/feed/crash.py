@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import msgspec
+
 from tradewind.engine.instruments import Quote
 from tradewind.feed.errors import FeedError
 from tradewind.feed.source import QuoteSource
@@ -104,4 +106,4 @@ class FlashCrash:
 def lowered(quote: Quote, depth_parts: int) -> Quote:
     """`quote` lowered by `depth_parts` millionths of its bid, rounded down to a point; same spread."""
     fall = quote.bid * depth_parts // PARTS
-    return quote if fall == 0 else Quote(quote.symbol, quote.bid - fall, quote.ask - fall, quote.time_ms)
+    return quote if fall == 0 else msgspec.structs.replace(quote, bid=quote.bid - fall, ask=quote.ask - fall)

@@ -14,6 +14,8 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
+import msgspec
+
 from tradewind.engine.instruments import Quote, QuoteFrame
 from tradewind.feed.clock import Clock, SystemClock
 from tradewind.feed.errors import FeedError, shortened
@@ -129,7 +131,7 @@ class Publisher:
 
     def _next_frame(self, now_ms: int) -> QuoteFrame | None:
         quotes = [
-            Quote(quote.symbol, quote.bid, quote.ask, now_ms)
+            msgspec.structs.replace(quote, time_ms=now_ms)
             for quote in self._latest.values()
             if self._is_due(quote, now_ms)
         ]

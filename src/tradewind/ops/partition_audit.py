@@ -8,48 +8,30 @@ byte for byte.
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import NamedTuple
 
 import msgspec
 
-from tradewind.engine.account import Account, InconsistentEvent, apply, to_fields
+from tradewind.engine.account import Account, apply, to_fields
+from tradewind.engine.errors import InconsistentEvent
 from tradewind.engine.keys import DAY_MS
 from tradewind.engine.messages import (
-    AccountOpened,
-    AllClosed,
     Answer,
-    Close,
-    CloseAll,
     Command,
-    Deposit,
     Deposited,
     Event,
-    OpenAccount,
-    OrderFilled,
-    OrderRejected,
-    Place,
     PositionClosed,
+    PositionsClosedBy,
     RejectReason,
-    SetTrading,
-    TradingChanged,
     decode_answer,
     decode_event,
     encode,
 )
 from tradewind.engine.partition import FINGERPRINT_DIGITS, id_field
+from tradewind.ops.attribution import Attribution, Effect, asked_words
 from tradewind.ops.journal import JournalEntry
 
-QUOTE_CAUSE = "quote:"
 FINDINGS_MAX = 20
 """Sentences kept for people; the counts go on."""
-
-
-class Effect(NamedTuple):
-    """What a command did: the answer that follows from it, what was asked as far as events tell, and when."""
-
-    answer: bytes
-    asked: str
-    at_ms: int
 
 
 @dataclass
@@ -111,9 +93,7 @@ class PartitionAudit:
         self._balances: Counter[str] = Counter()  # as the last event of the account states it
         self._lost: set[str] = set()
         self._wrong: set[str] = set()
-        self._closes: list[
-            tuple[PositionClosed, int]
-        ] = []  # of one command, which may be part of a close_all
+        self._attribution = Attribution()
 
     def begin(self, sequence: int, accounts: Mapping[str, Account]) -> None:
         """Begin behind event `sequence`, with the accounts as they were there, instead of with none."""
@@ -144,11 +124,13 @@ class PartitionAudit:
             self.findings.gaps += 1
             self._say(f"event {stream_id} is not one of the engine's")
         self._apply(event, sequence)
-        self._attribute(event, sequence)
+        for effect in self._attribution.take(event, sequence, self._balances[event.account]):
+            self._take_effect(effect)
 
     def end(self, cursor_sequence: int) -> None:
         """No more events; the cursor names the last one."""
-        self._flush_closes()
+        for effect in self._attribution.end():
+            self._take_effect(effect)
         missing = cursor_sequence - self.sequence
         if missing:
             self.findings.gaps += abs(missing)
@@ -158,77 +140,27 @@ class PartitionAudit:
         if type(event) is Deposited:
             self._money[event.account] += event.amount
             self._balances[event.account] = event.balance
-        elif type(event) is PositionClosed:
+        elif type(event) is PositionClosed or type(event) is PositionsClosedBy:
             self._money[event.account] += event.profit
             self._balances[event.account] = event.balance
-            if event.reason == "stop_out":
-                self.stop_outs.append(event)
+        if type(event) is PositionClosed and event.reason == "stop_out":
+            self.stop_outs.append(event)
         try:
             apply(self.accounts, event)
         except InconsistentEvent as error:
             self._account_wrong(event.account, f"event {sequence}: {error}")
 
-    def _attribute(self, event: Event, sequence: int) -> None:
-        """Which command did it. A close_all's closes come before its own event; all else stands alone."""
-        kind = type(event)
-        if event.cause.startswith(QUOTE_CAUSE) or kind not in _DECIDING:
-            self._flush_closes()
-        elif type(event) is PositionClosed:
-            if self._closes and _key(self._closes[0][0]) != _key(event):
-                self._flush_closes()
-            self._closes.append((event, sequence))
-        elif type(event) is AllClosed:
-            self._close_all(event, sequence)
+    def _take_effect(self, effect: Effect) -> None:
+        self._forget_before(effect.at_ms)
+        known = self._effects.get(effect.key)
+        if known is None:
+            self._effects[effect.key] = effect
+        elif effect.completes:  # the order rests since a moment, and now a part of it is filled
+            self._effects[effect.key] = effect._replace(asked=known.asked)
         else:
-            self._flush_closes()
-            answer, asked = _outcome(event, sequence, self._balances[event.account])
-            self._effect(event, answer, asked)
-
-    def _flush_closes(self) -> None:
-        closes, self._closes = self._closes, []
-        for event, sequence in closes:
-            answer = Answer(
-                id=event.cause,
-                account=event.account,
-                status="filled",
-                position=event.position,
-                price=event.price,
-                volume=event.volume,
-                profit=event.profit,
-                balance=event.balance,
-                sequence=sequence,
-            )
-            self._effect(event, answer, f"close {event.position}")
-
-    def _close_all(self, event: AllClosed, sequence: int) -> None:
-        if self._closes and _key(self._closes[0][0]) != _key(event):
-            self._flush_closes()
-        first = max(0, len(self._closes) - event.closed)
-        own = self._closes[first:]
-        del self._closes[first:]
-        self._flush_closes()  # more than it says: those were not its own
-        answer = Answer(
-            id=event.cause,
-            account=event.account,
-            status="done",
-            volume=sum(close.volume for close, _ in own),
-            profit=sum(close.profit for close, _ in own),
-            balance=self._balances[event.account],
-            closed=event.closed,
-            left=event.left,
-            sequence=sequence,
-        )
-        self._effect(event, answer, "close_all")
-
-    def _effect(self, event: Event, answer: Answer, asked: str) -> None:
-        self._forget_before(event.at_ms)
-        key = _key(event)
-        if key in self._effects:
-            self._duplicated[key] += 1
+            self._duplicated[effect.key] += 1
             self.findings.duplicated += 1
-            self._say(f"{key} took effect again at event {answer.sequence}")
-        else:
-            self._effects[key] = Effect(encode(answer), asked, event.at_ms)
+            self._say(f"{effect.key} took effect again at event {effect.sequence}")
 
     def _forget_before(self, now_ms: int) -> None:
         """Effects stand in the order of their events, so the oldest are the first."""
@@ -310,56 +242,10 @@ class PartitionAudit:
         self.findings.say(f"partition {self.partition}: {sentence}")
 
 
-_DECIDING = (AccountOpened, Deposited, OrderFilled, OrderRejected, PositionClosed, AllClosed, TradingChanged)
-
-
-def _key(event: Event) -> str:
-    return f"{event.account}:{event.cause}"
-
-
-def _outcome(event: Event, sequence: int, balance: int) -> tuple[Answer, str]:
-    """The answer that follows from an event that stands alone, and what was asked."""
-    answer = Answer(id=event.cause, account=event.account, status="done", balance=balance, sequence=sequence)
-    replace = msgspec.structs.replace
-    match event:
-        case AccountOpened():
-            return replace(answer, balance=0), f"open_account {event.leverage}"
-        case Deposited():
-            return replace(answer, balance=event.balance), f"deposit {event.amount}"
-        case OrderFilled():
-            filled = replace(
-                answer, status="filled", position=event.position, price=event.price, volume=event.volume
-            )
-            return filled, f"place {event.symbol} {event.side} {event.volume}"
-        case TradingChanged():
-            return answer, f"set_trading {event.state}"
-        case OrderRejected():
-            refused = replace(answer, status="rejected", reason=event.reason, text=event.text, balance=None)
-            return refused, event.command
-    raise TypeError(f"{type(event).__name__} decides no command")
-
-
 def _fits(asked: Command, told: Answer, effect: Effect) -> bool:
     """Whether the effect is one of what was asked. A refusal's event only names the kind."""
     words = asked_words(asked)
     return effect.asked == (words.partition(" ")[0] if told.status == "rejected" else words)
-
-
-def asked_words(command: Command) -> str:
-    """A command as far as its event tells it."""
-    match command:
-        case OpenAccount():
-            return f"open_account {command.leverage}"
-        case Deposit():
-            return f"deposit {command.amount}"
-        case Place():
-            return f"place {command.symbol} {command.side} {command.volume}"
-        case Close():
-            return f"close {command.position}"
-        case CloseAll():
-            return "close_all"
-        case SetTrading():
-            return f"set_trading {command.state}"
 
 
 def _difference(expected: Mapping[str, str], found: Mapping[str, str]) -> str:

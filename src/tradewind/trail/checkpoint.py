@@ -13,7 +13,8 @@ import msgspec
 from redis.exceptions import ResponseError
 
 from tradewind import RedisCluster
-from tradewind.engine.account import Account, InconsistentEvent, apply, from_fields, to_fields
+from tradewind.engine.account import Account, apply, from_fields, to_fields
+from tradewind.engine.errors import InconsistentEvent
 from tradewind.engine.keys import PartitionKeys
 from tradewind.engine.library import is_missing, load_library
 from tradewind.engine.messages import Event, decode_event

@@ -1,4 +1,4 @@
-"""Closing one position, in part or whole, or all that match."""
+"""Closing one position, in part or whole, two against each other, or all that match."""
 
 from tradewind.engine.account import Position
 from tradewind.engine.checks import (
@@ -7,18 +7,25 @@ from tradewind.engine.checks import (
     check_volume_to_close,
     find_account,
     find_instrument,
+    find_position,
     may_reduce,
 )
 from tradewind.engine.ledger import Ledger
-from tradewind.engine.messages import AllClosed, Answer, Close, CloseAll, RejectReason
+from tradewind.engine.messages import (
+    AllClosed,
+    Answer,
+    Close,
+    CloseAll,
+    CloseBy,
+    PositionsClosedBy,
+    RejectReason,
+)
 from tradewind.engine.risk import restore_if_recovered
 
 
 def close(ledger: Ledger, command: Close, now_ms: int) -> Answer:
     account = find_account(ledger.accounts, command.account)
-    position = account.positions.get(command.position)
-    if position is None:
-        raise Refusal(RejectReason.UNKNOWN_POSITION, command.position)
+    position = find_position(account, command.position)
     check_may_reduce(ledger.house, account, position.symbol)
     volume = position.volume if command.volume is None else command.volume
     check_volume_to_close(position, volume)
@@ -65,6 +72,52 @@ def close_all(ledger: Ledger, command: CloseAll, now_ms: int) -> Answer:
         balance=account.balance,
         closed=len(fresh),
         left=left,
+        sequence=ledger.event_sequence,
+    )
+    restore_if_recovered(ledger, account, command.id, now_ms)
+    return answer
+
+
+def close_by(ledger: Ledger, command: CloseBy, now_ms: int) -> Answer:
+    """Needs no quote: the one position is closed at the price at which the other was opened."""
+    account = find_account(ledger.accounts, command.account)
+    position = find_position(account, command.position)
+    other = find_position(account, command.by)
+    check_may_reduce(ledger.house, account, position.symbol)
+    if position.symbol != other.symbol or position.side == other.side:
+        sides = f"{position.side} {position.symbol} and {other.side} {other.symbol}"
+        raise Refusal(RejectReason.NOT_OPPOSITE, sides)
+    volume = min(position.volume, other.volume)
+    check_volume_to_close(position, volume)
+    check_volume_to_close(other, volume)
+    profit = position.profit_of(volume, other.price)
+    event = PositionsClosedBy(
+        account=account.id,
+        at_ms=now_ms,
+        cause=command.id,
+        position=position.id,
+        by=other.id,
+        symbol=position.symbol,
+        side=position.side,
+        volume=volume,
+        left=position.volume - volume,
+        by_left=other.volume - volume,
+        price=other.price,
+        profit=profit,
+        margin=ledger.margin_freed(account, position, volume),
+        by_margin=ledger.margin_freed(account, other, volume),
+        balance=account.balance + profit,
+    )
+    ledger.record(event)
+    answer = Answer(
+        id=command.id,
+        account=account.id,
+        status="filled",
+        position=position.id,
+        price=event.price,
+        volume=volume,
+        profit=profit,
+        balance=event.balance,
         sequence=ledger.event_sequence,
     )
     restore_if_recovered(ledger, account, command.id, now_ms)

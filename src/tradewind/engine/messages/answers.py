@@ -11,14 +11,19 @@ from tradewind.engine.messages.reasons import RejectReason
 class Answer(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     """What the caller of a command is told.
 
-    status: "filled" for place and close, "done" for the others, "rejected" with `reason` and `text`.
+    status of a place: "filled"; "accepted", it rests as `order`; "partially_filled": `volume` units are
+    filled, of the others `volume_canceled` are cancelled, or all rest as `order`.
+    status of an amend: "accepted", it rests on, or as of a place. "filled" for close and close_by, "done" for
+    the others, "rejected" with `reason` and `text`.
+    volume: units filled, also of a cancelled order before it was.
+    cancel_all: `canceled` orders were cancelled, and `left` are still to be decided elsewhere.
     close_all: `closed` positions were closed and `left` could not be, for want of a fresh quote.
     sequence: number of the event that decided it, in the events of the account's partition.
     """
 
     id: str
     account: str
-    status: Literal["filled", "rejected", "done"]
+    status: Literal["filled", "partially_filled", "accepted", "rejected", "done"]
     reason: RejectReason | None = None
     text: str | None = None
     position: str | None = None
@@ -28,6 +33,9 @@ class Answer(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     balance: int | None = None
     closed: int | None = None
     left: int | None = None
+    order: str | None = None
+    canceled: int | None = None
+    volume_canceled: int | None = None
     sequence: int = 0
 
 

@@ -1,11 +1,21 @@
 """What the engine is asked to do."""
 
 import hashlib
-from typing import Final, Literal, TypeAlias
+from typing import Final, TypeAlias
 
 import msgspec
 
-from tradewind.engine.messages.words import AccountId, ClientOrderId, Name, ReplyTo, Side, TradingState, Why
+from tradewind.engine.messages.words import (
+    AccountId,
+    ClientOrderId,
+    Name,
+    OrderKind,
+    ReplyTo,
+    Side,
+    TimeInForce,
+    TradingState,
+    Why,
+)
 
 
 class CommandBase(
@@ -34,10 +44,56 @@ class Deposit(CommandBase, frozen=True, kw_only=True, tag="deposit"):
 
 
 class Place(CommandBase, frozen=True, kw_only=True, tag="place"):
+    """An order. `price` is the limit of a limit and of a stop_limit order, `stop_price` what sets off a stop
+    and a stop_limit order.
+
+    `stop_loss` and `take_profit` go to the positions that it opens. A `reduce_only` order opens none: it
+    closes positions of the other side, the oldest first.
+    """
+
     symbol: Name
     side: Side
     volume: int
-    kind: Literal["market"] = "market"
+    kind: OrderKind = "market"
+    price: int | None = None
+    stop_price: int | None = None
+    stop_loss: int | None = None
+    take_profit: int | None = None
+    time_in_force: TimeInForce = "gtc"
+    reduce_only: bool = False
+
+
+class Amend(CommandBase, frozen=True, kw_only=True, tag="amend"):
+    """Changes a resting order: None leaves a value as it is, 0 takes a stop_loss or take_profit off.
+
+    `volume` is the whole order's, with what is filled of it. Not more than that ends the order as filled.
+    """
+
+    order: Name
+    volume: int | None = None
+    price: int | None = None
+    stop_price: int | None = None
+    stop_loss: int | None = None
+    take_profit: int | None = None
+
+
+class Cancel(CommandBase, frozen=True, kw_only=True, tag="cancel"):
+    order: Name
+
+
+class CancelAll(CommandBase, frozen=True, kw_only=True, tag="cancel_all"):
+    """Cancels every resting order of the account, or those of one symbol, one side, or both."""
+
+    symbol: Name | None = None
+    side: Side | None = None
+
+
+class Protect(CommandBase, frozen=True, kw_only=True, tag="protect"):
+    """Sets the stop_loss and take_profit of a position: None leaves one as it is, 0 takes it off."""
+
+    position: Name
+    stop_loss: int | None = None
+    take_profit: int | None = None
 
 
 class Close(CommandBase, frozen=True, kw_only=True, tag="close"):
@@ -45,6 +101,16 @@ class Close(CommandBase, frozen=True, kw_only=True, tag="close"):
 
     position: Name
     volume: int | None = None
+
+
+class CloseBy(CommandBase, frozen=True, kw_only=True, tag="close_by"):
+    """Closes a position and an opposite one of its symbol, `by`, against each other, without a spread.
+
+    As much as the smaller one holds; what the larger one holds more stays open.
+    """
+
+    position: Name
+    by: Name
 
 
 class CloseAll(CommandBase, frozen=True, kw_only=True, tag="close_all"):
@@ -61,7 +127,19 @@ class SetTrading(CommandBase, frozen=True, kw_only=True, tag="set_trading"):
     why: Why = ""
 
 
-Command: TypeAlias = OpenAccount | Deposit | Place | Close | CloseAll | SetTrading
+Command: TypeAlias = (
+    OpenAccount
+    | Deposit
+    | Place
+    | Amend
+    | Cancel
+    | CancelAll
+    | Protect
+    | Close
+    | CloseBy
+    | CloseAll
+    | SetTrading
+)
 
 
 decode_command: Final = msgspec.json.Decoder(Command).decode

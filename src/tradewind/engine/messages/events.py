@@ -1,11 +1,11 @@
 """Everything that can happen to an account, as it is written to the audit trail."""
 
-from typing import Final, Literal, TypeAlias
+from typing import Final, TypeAlias
 
 import msgspec
 
 from tradewind.engine.messages.reasons import RejectReason
-from tradewind.engine.messages.words import Side, TradingState
+from tradewind.engine.messages.words import CloseReason, OrderKind, Side, TimeInForce, TradingState
 
 
 class EventBase(
@@ -39,20 +39,113 @@ class Deposited(EventBase, frozen=True, kw_only=True, tag="deposited"):
 
 
 class OrderFilled(EventBase, frozen=True, kw_only=True, tag="order_filled"):
+    """`volume` units were filled and opened a position.
+
+    order: the resting order, `left` units of which go on resting; empty for an order filled when it came.
+    volume_canceled: what was left of the order and could not wait.
+    """
+
     position: str
     symbol: str
     side: Side
     volume: int
     price: int
     margin: int
+    order: str = ""
+    left: int = 0
+    volume_canceled: int = 0
+    stop_loss: int | None = None
+    take_profit: int | None = None
+
+
+class OrderReduced(EventBase, frozen=True, kw_only=True, tag="order_reduced"):
+    """The fill of a reduce-only order: `closed` PositionClosed events of reason "reduce" precede it.
+
+    Other fields as in OrderFilled; `profit` is the sum of theirs, `balance` the one after them.
+    """
+
+    symbol: str
+    side: Side
+    volume: int
+    price: int
+    closed: int
+    profit: int
+    balance: int
+    order: str = ""
+    left: int = 0
+    volume_canceled: int = 0
+
+
+class OrderAccepted(EventBase, frozen=True, kw_only=True, tag="order_accepted"):
+    """The order rests, and what of it can be filled at once is filled next."""
+
+    order: str
+    symbol: str
+    side: Side
+    volume: int
+    kind: OrderKind
+    price: int | None = None
+    stop_price: int | None = None
+    stop_loss: int | None = None
+    take_profit: int | None = None
+    time_in_force: TimeInForce = "gtc"
+    reduce_only: bool = False
+    expires_at_ms: int | None = None
+
+
+class OrderTriggered(EventBase, frozen=True, kw_only=True, tag="order_triggered"):
+    """The stop price was met: a stop order is a market order from here on, a stop_limit order a limit
+    order.
+    """
+
+    order: str
+
+
+class OrderAmended(EventBase, frozen=True, kw_only=True, tag="order_amended"):
+    """The order as it is now, with `filled` units filled. If they are all of `volume`, it has ended."""
+
+    order: str
+    volume: int
+    filled: int = 0
+    price: int | None = None
+    stop_price: int | None = None
+    stop_loss: int | None = None
+    take_profit: int | None = None
+
+
+class OrderCanceled(EventBase, frozen=True, kw_only=True, tag="order_canceled"):
+    """`volume` units were filled before, `left` were not. `reason` says why nobody had to ask for it."""
+
+    order: str
+    volume: int
+    left: int
+    reason: RejectReason | None = None
+
+
+class OrderExpired(EventBase, frozen=True, kw_only=True, tag="order_expired"):
+    """Its trading day is over. The cause is the command that placed it."""
+
+    order: str
+    volume: int
+    left: int
+
+
+class AllCanceled(EventBase, frozen=True, kw_only=True, tag="all_canceled"):
+    """End of a cancel_all: `canceled` OrderCanceled events precede it; `left` could not be cancelled now."""
+
+    canceled: int
+    left: int
 
 
 class OrderRejected(EventBase, frozen=True, kw_only=True, tag="order_rejected"):
-    """A command of kind `command` was refused; nothing else changed."""
+    """A command of kind `command` was refused; nothing else changed. With `order`: a resting order was
+    refused when its price was met, and has ended.
+    """
 
     command: str
     reason: RejectReason
     text: str
+    order: str = ""
 
 
 class PositionClosed(EventBase, frozen=True, kw_only=True, tag="position_closed"):
@@ -67,7 +160,36 @@ class PositionClosed(EventBase, frozen=True, kw_only=True, tag="position_closed"
     profit: int
     margin: int
     balance: int
-    reason: Literal["close", "stop_out"]
+    reason: CloseReason
+
+
+class PositionsClosedBy(EventBase, frozen=True, kw_only=True, tag="positions_closed_by"):
+    """`volume` units of `position` were closed at the opening `price` of the position `by`, and as many of
+    that at the same price, for no profit.
+
+    `margin` was freed of the first and `by_margin` of the other; `left` and `by_left` stay open.
+    """
+
+    position: str
+    by: str
+    symbol: str
+    side: Side
+    volume: int
+    left: int
+    by_left: int
+    price: int
+    profit: int
+    margin: int
+    by_margin: int
+    balance: int
+
+
+class PositionProtected(EventBase, frozen=True, kw_only=True, tag="position_protected"):
+    """The stop_loss and take_profit that the position has from here on; None: it has none."""
+
+    position: str
+    stop_loss: int | None = None
+    take_profit: int | None = None
 
 
 class AllClosed(EventBase, frozen=True, kw_only=True, tag="all_closed"):
@@ -100,8 +222,17 @@ Event: TypeAlias = (
     AccountOpened
     | Deposited
     | OrderFilled
+    | OrderReduced
+    | OrderAccepted
+    | OrderTriggered
+    | OrderAmended
+    | OrderCanceled
+    | OrderExpired
+    | AllCanceled
     | OrderRejected
     | PositionClosed
+    | PositionsClosedBy
+    | PositionProtected
     | AllClosed
     | MarginCall
     | MarginRestored
