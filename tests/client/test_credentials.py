@@ -223,3 +223,23 @@ async def test_what_a_user_may_not_do_is_told_at_once(
     with pytest.raises(NoPermissionError):
         await client.execute_command("INCR", "key")
     assert client.stats().retries == 0
+
+
+async def test_a_right_to_read_from_replicas_that_is_given_later_is_used(
+    guarded: EmbeddedCluster, make_client: MakeClient
+) -> None:
+    await ask_all(guarded, "ACL", "SETUSER", "ann", "-readonly")
+    port = guarded.nodes[0].port
+    client = make_client(port, username="ann", password="first", read_from="prefer_replica")
+    await client.initialize()
+    await eventually(lambda: client.stats().errors.get("NoPermissionError", 0) >= 3)  # each replica's
+    assert await client.get("key") is None
+    assert client.stats().replica_reads == 0
+    await ask_all(guarded, "ACL", "SETUSER", "ann", "+readonly")
+    client._need_router().refresh_soon()
+
+    async def is_read_from_a_replica() -> bool:
+        await client.get("key")
+        return client.stats().replica_reads > 0
+
+    await eventually(is_read_from_a_replica)

@@ -10,14 +10,14 @@ import redis.asyncio
 from redis.asyncio.cluster import ClusterNode
 from redis.asyncio.retry import Retry
 from redis.backoff import ConstantBackoff, NoBackoff
-from redis.exceptions import ClusterDownError, OutOfMemoryError, RedisClusterException
+from redis.exceptions import ClusterDownError, DataError, OutOfMemoryError, RedisClusterException
 from redis.exceptions import ConnectionError as RedisConnectionError
 
 from tests.conftest import EmbeddedCluster
 from tests.support.client_fixtures import MakeClient
 from tests.support.fake_server import HANG_UP, FakeServer, bulk
-from tradewind import RedisCluster
-from tradewind.client.settings import HONOURED, REFUSED, named_arguments
+from tradewind import Redis, RedisCluster
+from tradewind.client.settings import HONOURED, OWN_ARGUMENTS, OWN_CLUSTER_ARGUMENTS, REFUSED, named_arguments
 
 KNOWN_TO_REDIS_PY = set(inspect.signature(redis.asyncio.RedisCluster.__init__).parameters) - {"self"}
 needs_redis_py_8 = pytest.mark.skipif("driver_info" not in KNOWN_TO_REDIS_PY, reason="redis-py 7 has it not")
@@ -65,6 +65,38 @@ def test_what_is_refused_says_what_to_do(options: dict[str, Any], sentence: str)
 def test_an_unknown_argument_is_a_type_error() -> None:
     with pytest.raises(TypeError, match="no_such_argument"):
         RedisCluster(host="127.0.0.1", no_such_argument=1)
+
+
+@pytest.mark.parametrize("kind", [RedisCluster, Redis])
+@pytest.mark.parametrize(("wrong", "right"), [("lane", "lanes"), ("decode_response", "decode_responses")])
+def test_an_unknown_argument_is_told_with_the_nearest_that_is_known(
+    kind: type[Any], wrong: str, right: str
+) -> None:
+    with pytest.raises(TypeError, match=f"unexpected keyword argument '{wrong}'; did you mean '{right}'"):
+        kind(host="127.0.0.1", **{wrong: 1})
+
+
+def test_tradewinds_own_arguments_are_known_by_name() -> None:
+    for kind, names in ((RedisCluster, OWN_CLUSTER_ARGUMENTS), (Redis, OWN_ARGUMENTS)):
+        parameters = inspect.signature(kind.__init__).parameters.values()
+        own = {item.name for item in parameters if item.kind is item.KEYWORD_ONLY}
+        assert own - {"connection_pool"} == set(names)
+
+
+@pytest.mark.parametrize("kind", [RedisCluster, Redis])
+@pytest.mark.parametrize("name", ["socket_timeout", "socket_connect_timeout"])
+def test_a_timeout_in_which_nothing_could_be_answered_is_refused(kind: type[Any], name: str) -> None:
+    for seconds in (0, -1, "0"):
+        with pytest.raises(ValueError, match=f"{name}="):
+            kind(host="127.0.0.1", **{name: seconds})
+
+
+@pytest.mark.parametrize("seconds", [0, -1.0])
+def test_a_view_without_time_is_refused(seconds: float) -> None:
+    client = RedisCluster(host="127.0.0.1")
+    for make in (client.with_options, client.durable):
+        with pytest.raises(DataError, match=f"timeout_s={seconds}: more than 0 seconds"):
+            make(timeout_s=seconds)
 
 
 def test_defaults_and_positions_are_accepted() -> None:

@@ -318,6 +318,15 @@ def test_replicas_that_are_not_ready_are_passed_by() -> None:
     assert shard.chosen("any") == {"r2": 60}
 
 
+def test_reads_that_come_from_the_primary_because_no_replica_is_ready_yet_are_counted() -> None:
+    shard = Shard()
+    shard.first.ready = shard.second.ready = False
+    assert shard.chosen("prefer_replica") == {"p": 60}
+    assert shard.choice.held_back == 60
+    assert shard.chosen("replica") == {"None": 60}
+    assert shard.choice.held_back == 60
+
+
 def test_a_slot_on_its_way_to_another_shard_is_read_from_its_primary_until_it_is_there() -> None:
     shard = Shard()
     shard.choice.is_moving(7)

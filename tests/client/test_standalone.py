@@ -1,6 +1,7 @@
 """In the place of redis.asyncio.Redis: the same class, calls and values, on a single server."""
 
 import asyncio
+import functools
 import inspect
 import shutil
 import ssl
@@ -237,6 +238,14 @@ async def test_from_url(bundled: Server, query: str) -> None:
             assert client._retry_policy.always
 
 
+async def test_own_options_may_stand_in_a_url(bundled: Server) -> None:
+    url = f"redis://127.0.0.1:{bundled.port}?lanes=1&in_flight_max=7&retry=always"
+    async with Redis.from_url(url, lanes=2) as client:
+        assert await client.ping()
+        assert (client._limits.lanes_max, client._limits.in_flight_max) == (1, 7), "the URL has the last word"
+        assert client._retry_policy.always
+
+
 async def test_a_unix_socket(bundled: Server) -> None:
     async with Redis(unix_socket_path=str(bundled.socket_path), socket_connect_timeout=2.0, db="1") as client:
         assert await client.set("a", 1)
@@ -314,6 +323,32 @@ async def test_a_wrong_password_is_said_at_once(bundled: Server, make_redis: Mak
         await make_redis(bundled.port, socket_connect_timeout=60)
 
 
+async def test_each_caller_of_a_client_that_cannot_be_opened_gets_an_error_of_its_own(
+    bundled: Server, make_redis: MakeRedis
+) -> None:
+    """One error that all raise would grow by a traceback for each."""
+    await bundled.ask("CONFIG", "SET", "requirepass", "secret")
+    client = make_redis(bundled.port, password="wrong")
+    errors = await asyncio.gather(*(client.get("key") for _ in range(20)), return_exceptions=True)
+    assert {type(error) for error in errors} == {AuthenticationError}
+    assert len({id(error) for error in errors}) == 20
+    assert len({str(error) for error in errors}) == 1
+
+
+async def test_blocking_commands_and_watched_transactions_count_as_commands(
+    bundled: Server, make_redis: MakeRedis
+) -> None:
+    client = make_redis(bundled.port)
+    await client.rpush("list", "x")
+    assert await client.blpop(["list"], 5)
+    async with client.pipeline() as pipe:
+        await pipe.watch("key")
+        await pipe.get("key")
+        pipe.multi()
+        await pipe.set("key", 1).set("key", 2).execute()
+    assert client.stats().commands == 5, "RPUSH, BLPOP, WATCH, GET, EXEC"
+
+
 async def test_a_user_may_have_no_other_right_than_its_commands(
     server: Server, make_redis: MakeRedis
 ) -> None:
@@ -336,7 +371,9 @@ async def test_a_database_that_is_not_there_is_said_at_once(bundled: Server, mak
 
 async def test_no_server_is_an_error_with_the_reason(make_redis: MakeRedis, bundled: Server) -> None:
     await bundled.stop()
-    with pytest.raises(ClusterNotReady, match=r"does not serve: 127.0.0.1:\d+: .*onnect.* \(waited 0.2 s\)"):
+    with pytest.raises(
+        ClusterNotReady, match=r"does not serve: 127.0.0.1:\d+: .*onnect.* \(waited 0.\d\d s, \d+ tries\)"
+    ):
         await make_redis(bundled.port, socket_connect_timeout=0.2)
 
 
@@ -461,5 +498,10 @@ def test_a_callback_that_would_have_to_be_awaited_is_refused() -> None:
     async def later(reply: object) -> object:
         return reply
 
-    with pytest.raises(DataError, match="coroutine function"):
-        Redis().set_response_callback("GET", later)
+    class Later:
+        async def __call__(self, reply: object) -> object:
+            return reply
+
+    for callback in (later, functools.partial(later), Later()):
+        with pytest.raises(DataError, match="coroutine function"):
+            Redis().set_response_callback("GET", callback)

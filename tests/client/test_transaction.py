@@ -336,6 +336,34 @@ async def test_redis_pys_words_for_misuse(client: RedisCluster) -> None:
             pipe.multi()
 
 
+async def test_target_nodes_cannot_be_had_in_a_transaction(client: RedisCluster) -> None:
+    async with client.pipeline(transaction=True) as pipe:
+        with pytest.raises(RedisClusterException, match="in a transaction: all of it goes to the owner"):
+            pipe.execute_command("GET", "key", target_nodes=RedisCluster.ALL_NODES)
+
+
+async def test_after_a_watch_that_failed_nothing_runs_unguarded(client: RedisCluster) -> None:
+    """Whoever swallows its error would else have a transaction that others' writes do not stop."""
+    await client.initialize()
+    node = client._need_router().nodes.owners[client.keyslot("{t}a")]
+    assert node is not None
+    async with client.pipeline(transaction=True) as pipe:
+        node.dedicated._count_max, kept = 0, node.dedicated._count_max
+        with pytest.raises(SharedConnectionError):
+            await pipe.watch("{t}a")
+        node.dedicated._count_max = kept
+        with pytest.raises(WatchError, match=r"watch\(\) failed \(SharedConnectionError"):
+            await pipe.get("{t}a")
+        pipe.multi()
+        with pytest.raises(WatchError, match=r"watch\(\) failed"):
+            await pipe.set("{t}a", "unguarded").execute()
+        await pipe.reset()
+        await pipe.watch("{t}a")
+        pipe.multi()
+        assert await pipe.set("{t}b", "guarded").execute() == [True]
+    assert await client.mget("{t}a", "{t}b") == [None, "guarded"]
+
+
 async def test_an_error_of_the_server_does_not_end_the_watch(client: RedisCluster) -> None:
     await client.set("{t}text", "x")
     async with client.pipeline(transaction=True) as pipe:

@@ -301,6 +301,11 @@ async def test_a_temporary_cluster_cannot_be_detached(cluster):
         await cluster.detach()
 
 
+def test_paths_may_be_text(tmp_path: Path):
+    for data in (tmp_path, str(tmp_path)):
+        assert EmbeddedCluster(data, server=str(tmp_path / "server"))._data == tmp_path
+
+
 async def test_a_server_that_dies_while_the_cluster_forms_is_one_error():
     victims: list[int] = []
 

@@ -382,7 +382,7 @@ def test_an_interrupted_call_leaves_no_damage(
     other.client_pause(50_000, all=False)  # writes are not answered
     with _interrupt_after(0.2), pytest.raises(KeyboardInterrupt):
         call(client)
-    assert client.get("a") == b"1"
+    assert other.get("a") == b"1"
     other.client_unpause()
     wait_until(lambda: client.stats().in_flight == 0)
     assert client.incr("n") == 1

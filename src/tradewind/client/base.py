@@ -113,10 +113,10 @@ class ClientCore(GetAndSet, OffersViews, SendsUnheard):
             self._settings.credential_provider, self._event_dispatcher, self._reauthenticate
         )
         let_go_in_children(self)
-        if telemetry:
+        if to_bool(telemetry):
             from tradewind.client.telemetry import Telemetry  # not at the top: it needs an extra
 
-            (Telemetry() if telemetry is True else telemetry).watch(self)
+            (telemetry if isinstance(telemetry, Telemetry) else Telemetry()).watch(self)
         if cache is not None:
             self._keep_replies()
 
@@ -383,7 +383,9 @@ class ClientCore(GetAndSet, OffersViews, SendsUnheard):
             self._dispatch(command, call, writes=spec.writes)
             return await self._value_of(command.future, args, options)
         command.deadline = command.created_s + blocking.seconds + self._timeouts.blocking_margin_s
-        with self._need_router().news.writing(slot, writes=spec.writes):
+        router = self._need_router()
+        router.commands += 1
+        with router.news.writing(slot, writes=spec.writes):
             return await self._value_of(self._block(command, blocking), args, options)
 
     def _dispatch(self, command: Command, call: CallOptions, *, writes: bool) -> None:

@@ -128,6 +128,8 @@ class OffersViews:
     def _changed(self, **given: Any) -> "BoundCalls":
         """A view with these options, save those that are None, and the others as they are here."""
         changes = {name: value for name, value in given.items() if value is not None}
+        if not changes.get("timeout_s", 1) > 0:
+            raise DataError(f"timeout_s={changes['timeout_s']!r}: more than 0 seconds are needed")
         return self._bound(replace(self.call, **changes))
 
     def cached(self, ttl_s: float = 60.0) -> "BoundCalls":

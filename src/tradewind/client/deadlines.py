@@ -99,7 +99,11 @@ class Deadlines:
 
     def _unanswered(self, command: Command, stalled_s: float) -> Exception:
         phase = f"; this process's event loop stalled for {stalled_s:.2f} s" if stalled_s else ""
-        text = f"{self._node.name}: {command.name} was sent and not answered before its deadline"
+        passed_s = time.monotonic() - command.created_s
+        text = (
+            f"{self._node.name}: {command.name} was sent and not answered before its deadline, "
+            f"after {passed_s:.2f} s"
+        )
         if command.repeatable:
             return DeadlineExceeded(f"{text} ({self._node.in_flight} in flight){phase}")
         return OutcomeUnknown(f"{text}: it may have run, once ({self._node.in_flight} in flight){phase}")

@@ -130,6 +130,7 @@ class DedicatedConnections:
         opening: asyncio.Future[Lane] = asyncio.ensure_future(self._open_connection())
         self.openings[opening] = None
         opening.add_done_callback(self.openings.pop)
+        begun_s = time.monotonic()
         try:
             async with asyncio.timeout(max(0.0, deadline_s - time.monotonic())):
                 return await opening
@@ -137,7 +138,10 @@ class DedicatedConnections:
             is_open = opening.done() and not opening.cancelled() and opening.exception() is None
             self._give(opening.result() if is_open else None)  # it came in the moment of the cancellation
             if isinstance(error, TimeoutError):
-                raise NodeUnavailable(f"{self._name}: no connection before the deadline") from None
+                raise NodeUnavailable(
+                    f"{self._name}: no connection before the deadline, in {time.monotonic() - begun_s:.2f} s "
+                    f"({self.count} of at most {self._count_max} dedicated ones are taken or being opened)"
+                ) from None
             if self._closed and isinstance(error, asyncio.CancelledError) and not _is_cancelled():
                 raise self._client_closed() from None
             raise
@@ -225,13 +229,14 @@ class DedicatedConnections:
     async def _wait(self, deadline_s: float) -> Lane | None:
         waiter: asyncio.Future[Lane | None] = asyncio.get_running_loop().create_future()
         self._waiters[waiter] = None
+        begun_s = time.monotonic()
         try:
             async with asyncio.timeout(max(0.0, deadline_s - time.monotonic())):
                 return await asyncio.shield(waiter)
         except BaseException as error:
             self._withdraw(waiter)
             if isinstance(error, TimeoutError):
-                raise self._overloaded() from None
+                raise self._overloaded(time.monotonic() - begun_s) from None
             raise
 
     def _withdraw(self, waiter: "asyncio.Future[Lane | None]") -> None:
@@ -242,10 +247,11 @@ class DedicatedConnections:
             waiter.cancel()
             self._waiters.pop(waiter, None)
 
-    def _overloaded(self) -> Overloaded:
+    def _overloaded(self, waited_s: float) -> Overloaded:
         return Overloaded(
             f"{self._name}: all {self._count_max} dedicated connections are taken and none became free in "
-            f"time, {len(self._waiters)} more wait; raise max_connections, or block with fewer callers"
+            f"{waited_s:.2f} s, until the deadline; {len(self._waiters)} more wait; raise max_connections, "
+            "or block with fewer callers"
         )
 
     def _give(self, lane: Lane | None) -> None:

@@ -107,7 +107,8 @@ def give_up(reply: "asyncio.Future[Any]") -> None:
 
 def unanswered(node: "Node", command: Command) -> TradewindError:
     """The error for what was sent on a dedicated connection and got no reply in time."""
-    text = f"{node.name}: {command.name} was sent and got no answer by its deadline"
+    passed_s = time.monotonic() - command.created_s
+    text = f"{node.name}: {command.name} was sent and got no answer by its deadline, after {passed_s:.2f} s"
     if command.repeatable:
         return DeadlineExceeded(text)
     return OutcomeUnknown(f"{text}: it may have run, once")

@@ -4,6 +4,8 @@ import asyncio
 from collections.abc import Callable, Coroutine
 from typing import Any
 
+from redis.exceptions import RedisError
+
 from tradewind.client.catalog import CommandSpec, parse_catalog, untold_catalog
 from tradewind.client.errors import ClientClosed, ClusterNotReady
 from tradewind.client.node import Node
@@ -29,8 +31,8 @@ class Opening:
         task = self._task
         try:
             await asyncio.shield(task)
-        except ClusterNotReady as error:
-            raise ClusterNotReady(str(error), error.reasons) from None  # each caller gets its own
+        except RedisError as error:
+            raise _own(error) from error.__cause__  # each caller gets its own
         except asyncio.CancelledError:
             if task.cancelled():  # before it began
                 raise ClientClosed(CLOSED_MEANWHILE) from None
@@ -52,6 +54,13 @@ class Opening:
         """Forget the task, which belongs to another process."""
         task, self._task = self._task, None
         return task
+
+
+def _own(error: RedisError) -> RedisError:
+    """Another one that says the same: each that raises an error adds to its traceback."""
+    if isinstance(error, ClusterNotReady):
+        return ClusterNotReady(str(error), error.reasons)
+    return type(error)(*error.args)
 
 
 async def start(

@@ -103,16 +103,17 @@ class Transactions:
         self._core = core
         self._call = call
         self._watch: Watch | None = None
+        self._failure: Exception | None = None  # of a WATCH that was to take the connection
 
     @property
     def watching(self) -> bool:
-        """WATCH has been answered, and neither EXEC nor `close` came since; the watch may have been lost."""
-        return self._watch is not None
+        """WATCH has been sent, and neither EXEC nor `close` came since; it may have failed, or been lost."""
+        return self._watch is not None or self._failure is not None
 
     @property
     def lost(self) -> bool:
-        """The watch has ended by itself: all raises WatchError until `close`, or `watch` begins anew."""
-        return self._watch is not None and self._watch.is_over
+        """Nothing is watched any more: all raises WatchError until `close`, or `watch` begins anew."""
+        return self._failure is not None or (self._watch is not None and self._watch.is_over)
 
     async def watch(self, names: Iterable[Any], slot: int) -> bool:
         """WATCH, the first of which takes the connection. Raises as `execute_command`.
@@ -125,15 +126,22 @@ class Transactions:
             return True
         await core.initialize()
         command = core._make.command(core._catalog.look_up(args), args, slot, {}, self._call)
+        router = core._need_router()
+        router.commands += 1
         try:
-            self._watch = await begin_watch(core._need_router(), command)
-        except Exception as error:
-            _count(core, error)
+            self._watch = await begin_watch(router, command)
+        except BaseException as error:
+            # Who goes on all the same must not get a transaction that nothing guards.
+            self._failure = error if isinstance(error, Exception) else WatchError("it was given up")
+            if isinstance(error, Exception):
+                _count(core, error)
             raise
+        self._failure = None
         return True
 
     async def send(self, args: tuple[Any, ...], options: dict[str, Any], slot: int) -> Any:
         """A command between WATCH and MULTI, at once. Errors: see `Watch.send`."""
+        self._refuse_unwatched()
         core, watch = self._core, self._watch
         if watch is None:
             raise WatchError("Nothing is watched any more")
@@ -142,8 +150,10 @@ class Transactions:
         blocking = blocking_call(spec, args)
         if blocking is not None:
             command.deadline = command.created_s + blocking.seconds + core._timeouts.blocking_margin_s
+        router = core._need_router()
+        router.commands += 1
         try:
-            with core._need_router().news.writing(slot, writes=spec.writes):
+            with router.news.writing(slot, writes=spec.writes):
                 return await core._value_of(watch.send(command), args, options)
         except Exception as error:
             _count(core, error)
@@ -155,6 +165,7 @@ class Transactions:
         Raises WatchError when something watched has changed or the watch was lost, what the server refused a
         command for (nothing was executed), OutcomeUnknown when no reply came.
         """
+        self._refuse_unwatched()
         core = self._core
         sent = [(args, options) for args, options in calls if EMPTY_RESPONSE not in options]
         specs = [core._spec(args) for args, _ in sent]
@@ -166,7 +177,9 @@ class Transactions:
                 core._dispatch(transaction, self._call, writes=writes)
                 replies = await transaction.future
             else:
-                with core._need_router().news.writing(slot, writes=writes):
+                router = core._need_router()
+                router.commands += 1
+                with router.news.writing(slot, writes=writes):
                     replies = await watch.execute(transaction, self._call.replicas if writes else 0)
         except Exception as error:
             if watch is not None:
@@ -192,9 +205,15 @@ class Transactions:
 
     async def close(self) -> None:
         """Watch nothing any more. Safe to call again."""
-        watch, self._watch = self._watch, None
+        watch, self._watch, self._failure = self._watch, None, None
         if watch is not None:
             await watch.close()
+
+    def _refuse_unwatched(self) -> None:
+        if (failure := self._failure) is not None:
+            raise WatchError(
+                f"watch() failed ({type(failure).__name__}: {failure}); nothing was executed, begin anew"
+            ) from failure
 
 
 async def run_watched(
@@ -319,6 +338,11 @@ class _AsTransaction(AbstractStrategy):
     def execute_command(self, *args: Any, **options: Any) -> Any:
         if (self._watching or args[0] in ("WATCH", "UNWATCH")) and not self._explicit:
             return self._execute_now(args, options)
+        if "target_nodes" in options:
+            raise RedisClusterException(
+                f"{args[0]} with target_nodes={options['target_nodes']!r} in a transaction: all of it goes "
+                "to the owner of its keys' slot; leave target_nodes out"
+            )
         self._command_queue.append((args, options))
         return self._pipe
 

@@ -145,7 +145,7 @@ class Refresher:
 
     async def until_ready(self, attempt: Callable[[], Awaitable[Answer]], deadline_s: float) -> Answer:
         """Try until it works: servers may be starting, full, or changing their roles at this moment."""
-        tries = 0
+        tries, begun_s = 0, time.monotonic()
         while True:
             try:
                 return await attempt()
@@ -156,7 +156,8 @@ class Refresher:
             tries += 1
             delay_s = backoff_s(tries, self._rng, START_BACKOFF_BASE_S)
             if time.monotonic() + delay_s >= deadline_s:
-                raise ClusterNotReady(f"{error} (waited {self._timeouts.connect_s:g} s)", error.reasons)
+                waited_s = time.monotonic() - begun_s
+                raise ClusterNotReady(f"{error} (waited {waited_s:.2f} s, {tries} tries)", error.reasons)
             await asyncio.sleep(delay_s)
 
     def _ask(self, node: Node, args: tuple[Any, ...], timeout_s: float) -> "asyncio.Future[Any]":

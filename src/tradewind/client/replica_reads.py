@@ -239,7 +239,10 @@ class ReplicaReads(Generic[N]):
         now_s = self._now()
         ready = tuple(node for node in self._replicas.get(primary, ()) if self._is_ready(node, now_s))
         if not ready:
-            return None if read_from == "replica" else primary
+            if read_from == "replica":
+                return None
+            self.held_back += 1
+            return primary
         fresh = self._fresh(slot, primary, ready)
         if len(fresh) < len(ready):
             self._compare(primary)

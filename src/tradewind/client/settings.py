@@ -1,7 +1,8 @@
 """redis-py's constructor arguments: how each is honoured, and what is refused. None is ignored."""
 
+import difflib
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from redis.asyncio.connection import SSLConnection
@@ -17,6 +18,13 @@ from tradewind.client.tls import Tls
 CONNECT_TIMEOUT_S = 5.0
 # A short stall of a server costs its callers time, but no reconnect, however short they wait.
 SILENCE_S_MIN = 2.0
+
+# Tradewind's own arguments: of its clients, and more of those of a cluster.
+OWN_ARGUMENTS = (
+    "lanes", "in_flight_max", "in_flight_bytes_max", "retry", "slow_command_s", "telemetry",
+    "connection_age_s_max",
+)  # fmt: skip
+OWN_CLUSTER_ARGUMENTS = (*OWN_ARGUMENTS, "read_from", "read_your_writes", "cache")
 
 # Arguments that do what redis-py means by them; where the way is another one, docs/client.md says which.
 HONOURED = frozenset(
@@ -97,6 +105,7 @@ def named_arguments(
     Raises TypeError for what the constructor does not know, RedisClusterException for what is refused, also
     for an argument that a newer redis-py has and this release does not.
     """
+    check_names(constructor, kwargs, OWN_CLUSTER_ARGUMENTS)
     bound = inspect.signature(constructor).bind(None, *args, **kwargs)
     given = dict(list(bound.arguments.items())[1:])
     for name, value in given.items():
@@ -110,6 +119,21 @@ def named_arguments(
                 "leave it out"
             )
     return given
+
+
+def check_names(constructor: Callable[..., None], given: Iterable[str], own: Iterable[str]) -> None:
+    """Raises TypeError for a name that neither redis-py's constructor knows nor our `own` are."""
+    known = {*inspect.signature(constructor).parameters, *own}
+    for name in given:
+        if name not in known:
+            nearest = difflib.get_close_matches(name, sorted(known), n=1)
+            hint = f"; did you mean {nearest[0]!r}?" if nearest else ""
+            raise TypeError(f"unexpected keyword argument {name!r}{hint}")
+
+
+def take_own(arguments: dict[str, Any]) -> dict[str, Any]:
+    """Take Tradewind's own out of the arguments of a client, or of what a pool has read from a URL."""
+    return {name: arguments.pop(name) for name in OWN_ARGUMENTS if name in arguments}
 
 
 def retry_policy(given: Mapping[str, Any]) -> RetryPolicy:
@@ -159,15 +183,29 @@ def whole_number(name: str, value: Any) -> int:
     return int(number(name, value, least=1))
 
 
+def _seconds(name: str, value: Any, *, unset: float) -> float:
+    """A timeout of redis-py's. Raises ValueError for 0 and less: no call could ever be answered in time."""
+    if value is None:
+        return unset
+    if not (seconds := number(name, value, least=0)):
+        raise ValueError(f"{name}={value!r}: more than 0 seconds are needed")
+    return seconds
+
+
 def timeouts(kwargs: Mapping[str, Any], slow_command_s: float | None) -> Timeouts:
     """From redis-py's `socket_timeout` and `socket_connect_timeout`, and our own argument."""
-    timeout, connect = kwargs.get("socket_timeout"), kwargs.get("socket_connect_timeout")
+    command_s = _seconds("socket_timeout", kwargs.get("socket_timeout"), unset=float("inf"))
     return Timeouts(
-        command_s=float("inf") if timeout is None else float(timeout),
-        connect_s=CONNECT_TIMEOUT_S if connect is None else float(connect),
-        silence_s=30.0 if timeout is None else max(float(timeout), SILENCE_S_MIN),
+        command_s=command_s,
+        connect_s=_connect_s(kwargs),
+        silence_s=30.0 if command_s == float("inf") else max(command_s, SILENCE_S_MIN),
         slow_s=float("inf") if slow_command_s is None else number("slow_command_s", slow_command_s, least=0),
     )
+
+
+def _connect_s(kwargs: Mapping[str, Any]) -> float:
+    name = "socket_connect_timeout"
+    return _seconds(name, kwargs.get(name), unset=CONNECT_TIMEOUT_S)
 
 
 def connection_settings(kwargs: Mapping[str, Any], age_s_max: float | None = None) -> ConnectionSettings:
@@ -192,7 +230,7 @@ def connection_settings(kwargs: Mapping[str, Any], age_s_max: float | None = Non
         keepalive_options=options if isinstance(options, Mapping) else None,
         encoding=kwargs.get("encoding", "utf-8") if kwargs.get("decode_responses") else None,
         encoding_errors=kwargs.get("encoding_errors", "strict"),
-        connect_s=float(kwargs.get("socket_connect_timeout") or 5.0),
+        connect_s=_connect_s(kwargs),
         age_s_max=float("inf") if age_s_max is None else age_s_max,
         health_check_s=float(kwargs.get("health_check_interval") or 0),
         read_bytes_max=None if read_size == REDIS_PY_READ_SIZE else int(read_size),

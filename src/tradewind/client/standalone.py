@@ -29,7 +29,7 @@ from tradewind.client.policy import RetryPolicy
 from tradewind.client.pool import NodeFinder, NodePool
 from tradewind.client.router import Router
 from tradewind.client.server_pipeline import ServerPipeline
-from tradewind.client.settings import retry_policy
+from tradewind.client.settings import OWN_ARGUMENTS, check_names, retry_policy, take_own
 from tradewind.client.topology import Endpoint, OneServer
 
 if TYPE_CHECKING:
@@ -62,10 +62,6 @@ ONLY_UNSET: Mapping[str, tuple[Any, ...]] = {
     "parser_class": (DefaultParser,),
     "encoder_class": (Encoder,),
 }
-OWN_ARGUMENTS = (
-    "lanes", "in_flight_max", "in_flight_bytes_max", "retry", "slow_command_s", "telemetry",
-    "connection_age_s_max",
-)  # fmt: skip
 OF_THE_CLIENT = frozenset({
     "auto_close_connection_pool", "connection_pool", "max_connections", "single_connection_client", "ssl",
     "unix_socket_path",
@@ -121,6 +117,7 @@ class Redis(ClientCore, redis.asyncio.Redis):  # type: ignore[misc]  # its bases
         connection_pool: ConnectionPool | ServerPool | None = None,
         **kwargs: Any,
     ) -> None:
+        check_names(redis.asyncio.Redis.__init__, kwargs, OWN_ARGUMENTS)
         if isinstance(connection_pool, ServerPool):
             connection_pool = connection_pool.settings
         if connection_pool is None:
@@ -158,10 +155,11 @@ class Redis(ClientCore, redis.asyncio.Redis):  # type: ignore[misc]  # its bases
     ) -> Self:
         """`redis://user:password@host:port/db`, `rediss://...` or `unix:///path?db=0`, as redis-py reads it.
 
-        Options of redis-py may stand in the query; Tradewind's own are arguments.
+        Options may stand in the query, redis-py's and Tradewind's own; the query has the last word.
         """
-        own: dict[str, Any] = {name: kwargs.pop(name) for name in OWN_ARGUMENTS if name in kwargs}
+        own = take_own(kwargs)
         pool = ConnectionPool.from_url(url, **kwargs)
+        own |= take_own(pool.connection_kwargs)
         client = cls(connection_pool=pool, single_connection_client=single_connection_client, **own)
         client.auto_close_connection_pool = auto_close_connection_pool is not False
         return client
@@ -203,8 +201,8 @@ class Redis(ClientCore, redis.asyncio.Redis):  # type: ignore[misc]  # its bases
         return Endpoint(str(kwargs.get("host", "localhost")), int(kwargs.get("port", 6379)))
 
     def set_response_callback(self, command: str, callback: Any) -> None:
-        """As redis-py's, for plain functions. Raises DataError for a coroutine function."""
-        if inspect.iscoroutinefunction(callback):
+        """As redis-py's, for plain functions. Raises DataError for what would have to be awaited."""
+        if inspect.iscoroutinefunction(callback) or inspect.iscoroutinefunction(type(callback).__call__):
             raise DataError(
                 f"the callback for {command} is a coroutine function: await it on the reply instead"
             )

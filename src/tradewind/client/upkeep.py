@@ -61,7 +61,7 @@ class Upkeep:
         self._auth: bytes | None = None
         self._auth_s = 0.0  # when those credentials came
         self._read_only = self._tracks = False
-        self.may_read = True  # no server has refused READONLY
+        self.may_read = True  # the server has not refused READONLY, the last time that it was asked
 
     def _lanes(self) -> list[Lane]:
         """Those that are kept open. With RESP2 a subscription's connection takes no other commands."""
@@ -132,14 +132,18 @@ class Upkeep:
         A server that is a primary had better not have it: were it demoted, it would go on answering what is
         meant for the primary.
         """
-        if on != self._read_only:
+        if on != self._read_only or (on and not self.may_read):  # its user may have the right by now
             self._read_only = on
             for lane in self._shared:
                 self._send_read_only(lane)
 
     def _send_read_only(self, lane: Lane) -> None:
         name = "READONLY" if self._read_only else "READWRITE"
-        self._send(lane, self._own_command(name, pack((name,)), self._read_only_refused))
+        command = self._own_command(name, pack((name,)), self._read_only_refused, self._read_only_taken)
+        self._send(lane, command)
+
+    def _read_only_taken(self) -> None:
+        self.may_read = True
 
     def _read_only_refused(self, error: BaseException) -> None:
         self.may_read = False

@@ -51,8 +51,8 @@ class EmbeddedCluster:
 
     def __init__(
         self,
-        data: Path | None = None,
-        server: Path | None = None,
+        data: Path | str | None = None,
+        server: Path | str | None = None,
         node_timeout_ms: int = 2_000,
         primaries: int = 3,
         replicas_per_primary: int = 1,
@@ -65,8 +65,8 @@ class EmbeddedCluster:
         self.options = ClusterOptions(
             primaries, replicas_per_primary, node_timeout_ms, memory_bytes_max, server_settings or {}
         )
-        self._data = data
-        self._server = server
+        self._data = None if data is None else Path(data)
+        self._server = None if server is None else Path(server)
         self._start_timeout_s = start_timeout_s
         self._progress = progress or (lambda _step: None)
         self._folder: DataFolder | None = None

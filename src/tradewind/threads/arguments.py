@@ -10,7 +10,8 @@ import redis.asyncio.connection
 from redis.connection import ConnectionPool
 from redis.exceptions import DataError
 
-from tradewind.client.standalone import MAINTENANCE, OWN_ARGUMENTS
+from tradewind.client.settings import take_own
+from tradewind.client.standalone import MAINTENANCE
 from tradewind.threads.pool import BLOCKING_CLASSES, DedicatedPool
 
 ASYNC_CLASSES = {blocking: of_async for of_async, blocking in BLOCKING_CLASSES.items()}
@@ -55,8 +56,8 @@ def async_server_arguments(args: tuple[Any, ...], kwargs: dict[str, Any]) -> dic
 
 def _named(constructor: Callable[..., None], args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
     """What the caller has given, by name."""
-    own = {name: kwargs[name] for name in OWN_ARGUMENTS if name in kwargs}
-    rest = {name: value for name, value in kwargs.items() if name not in own}
+    rest = dict(kwargs)
+    own = take_own(rest)
     bound = inspect.signature(constructor).bind(None, *args, **rest)
     given = dict(list(bound.arguments.items())[1:])
     given |= given.pop("kwargs", {})

@@ -9,7 +9,7 @@ from redis.connection import ConnectionPool
 
 import tradewind
 from tradewind.client.calls import CallOptions
-from tradewind.client.standalone import OWN_ARGUMENTS
+from tradewind.client.settings import take_own
 from tradewind.threads.arguments import async_server_arguments
 from tradewind.threads.calls import BlockingCalls, ServerView
 from tradewind.threads.pipeline import ServerPipeline
@@ -34,10 +34,12 @@ class Redis(BlockingCalls["tradewind.Redis"], redis.Redis):
 
     @classmethod
     def from_url(cls, url: str, **kwargs: Any) -> Self:
-        """As redis-py's; Tradewind's own arguments beside it."""
-        own = {name: kwargs.pop(name) for name in OWN_ARGUMENTS if name in kwargs}
+        """As redis-py's; Tradewind's own arguments beside it, or in the query, which has the last word."""
+        own = take_own(kwargs)
         own["single_connection_client"] = kwargs.pop("single_connection_client", False)
-        return cls(connection_pool=ConnectionPool.from_url(url, **kwargs), **own)
+        pool = ConnectionPool.from_url(url, **kwargs)
+        own |= take_own(pool.connection_kwargs)
+        return cls(connection_pool=pool, **own)
 
     def _view(self, call: CallOptions) -> ServerView:
         return ServerView(self, call)
