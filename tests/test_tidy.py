@@ -20,7 +20,19 @@ CLOCK = PACKAGE / "clock.py"
 LONG_FUNCTIONS: frozenset[str] = frozenset()
 
 # A folder may import those to its left, and itself.
-LAYERS = ("client", "threads", "embedded", "engine", "feed", "trail", "sessions", "api", "ops", "cli")
+LAYERS = (
+    "client",
+    "threads",
+    "embedded",
+    "engine",
+    "providers",
+    "feed",
+    "trail",
+    "sessions",
+    "api",
+    "ops",
+    "cli",
+)
 
 MACHINE_PATH = re.compile(r"(?<![\w.~$}])/(?:root|work|home/[a-z][\w-]*|Users/[A-Za-z][\w-]*)/")
 TEXT_SUFFIXES = {
