@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import redis
+from redis.asyncio.cluster import ClusterNode as AsyncClusterNode
 from redis.exceptions import DataError, LockError, ResponseError, WatchError
 
 from tests.client.test_drop_in import CALLS
@@ -387,6 +388,36 @@ def test_an_interrupted_call_leaves_no_damage(
     wait_until(lambda: client.stats().in_flight == 0)
     assert client.incr("n") == 1
     assert client.stats().nodes[0].dedicated <= 1
+
+
+def test_an_interrupt_as_a_right_is_given_takes_no_connection_away(
+    server: Server, make_blocking: MakeBlocking, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = make_blocking(Redis, server.port, max_connections=2, lanes=1, socket_timeout=2)
+    client.ping()
+    run = background().run
+
+    def run_and_be_interrupted(begin: Callable[[], Any]) -> None:
+        run(begin)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(background(), "run", run_and_be_interrupted)
+        client.connection_pool.get_connection()
+    assert client.stats().nodes[0].dedicated == 0
+    with client.client() as alone:
+        assert alone.ping()
+
+
+def test_nodes_that_have_left_the_cluster_are_forgotten(port: int, make_blocking: MakeBlocking) -> None:
+    client = make_blocking(RedisCluster, port)
+    nodes = client.get_nodes()
+    client._nodes.show(AsyncClusterNode("127.0.0.1", 1))
+    assert client._core._router is not None
+    background().hand_over(lambda router: router.refresh_soon(), client._core._router)
+    wait_until(lambda: "127.0.0.1:1" not in client._nodes._nodes)
+    assert client.get_nodes() == nodes
+    assert all(mine is before for mine, before in zip(client.get_nodes(), nodes, strict=True))
 
 
 @contextlib.contextmanager

@@ -67,8 +67,16 @@ class NodesView:
         self._core = core
         self._nodes: dict[str, ServerNode] = {}
         self._event_dispatcher = EventDispatcher()
+        core.slots_changed = self._on_slots
+
+    def _on_slots(self) -> None:
+        """Called in the loop. Nodes that have left the cluster are forgotten; who has one may keep it."""
+        known = self._core.nodes_manager.nodes_cache
+        for name in tuple(self._nodes):
+            if name not in known:
+                self._nodes.pop(name, None)
         if AfterSlotsCacheRefreshEvent is not None:
-            core.slots_changed = lambda: self._event_dispatcher.dispatch(AfterSlotsCacheRefreshEvent())
+            self._event_dispatcher.dispatch(AfterSlotsCacheRefreshEvent())
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._core.nodes_manager, name)

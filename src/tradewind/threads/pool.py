@@ -40,8 +40,8 @@ OF_THE_DIALLING = (
 class _Right:
     """What a node's dedicated connections know of one that redis-py has made."""
 
-    def __init__(self, node: Node, connection: Any) -> None:
-        self.node = node
+    def __init__(self, connection: Any) -> None:
+        self.node: Node | None = None  # as long as it is held; changed in the loop alone
         self.connection = connection
 
     def drop(self, _error: Exception) -> None:
@@ -76,28 +76,31 @@ class DedicatedPool(ConnectionPool):
         otherwise what redis-py raises.
         """
         connection = self.make_connection()
-        right = background().run(partial(self._acquire, connection))
+        right = _Right(connection)
         try:
+            background().run(partial(self._acquire, right))
             connection.connect()  # type: ignore[no-untyped-call]
-        except BaseException:
+            self._rights[connection] = right
+        except BaseException:  # an interrupt may come as the right was given: whether it was, the loop knows
             background().hand_over(_release, right)
+            connection.disconnect()  # type: ignore[no-untyped-call]  # redis-py
             raise
-        self._rights[connection] = right
         return connection
 
-    async def _acquire(self, connection: Any) -> _Right:
+    async def _acquire(self, right: _Right) -> None:
         await self.core.initialize()
-        router = self.core._need_router()
-        right = _Right(router.nodes.at(self._endpoint), connection)
-        await right.node.dedicated.acquire_right(right, self.core.deadline_s())
-        return right
+        node = self.core._need_router().nodes.at(self._endpoint)
+        await node.dedicated.acquire_right(right, self.core.deadline_s())
+        right.node = node
 
     def release(self, connection: Any) -> None:
         """Close it; the next in line may have one."""
-        connection.disconnect()
-        right = self._rights.pop(connection, None)
-        if right is not None:
-            background().hand_over(_release, right)
+        try:
+            connection.disconnect()
+        finally:
+            right = self._rights.pop(connection, None)
+            if right is not None:
+                background().hand_over(_release, right)
 
     def disconnect(self, inuse_connections: bool = True) -> None:
         """Close the connections; who uses one connects again."""
@@ -106,7 +109,9 @@ class DedicatedPool(ConnectionPool):
 
 
 def _release(right: _Right) -> None:
-    right.node.dedicated.release_right(right)
+    node, right.node = right.node, None
+    if node is not None:
+        node.dedicated.release_right(right)
 
 
 def _arguments(kwargs: Mapping[str, Any], endpoint: Endpoint) -> dict[str, Any]:
