@@ -7,9 +7,10 @@ account that was never opened, a symbol that nobody trades, a position that is c
 import random
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Final, TypeAlias, get_args
+from typing import Any, Final, TypeAlias, get_args
 
 import msgspec
+import msgspec.inspect
 
 from tradewind.engine.instruments import INSTRUMENTS
 from tradewind.engine.messages import (
@@ -27,9 +28,13 @@ from tradewind.engine.messages import (
     TradingState,
     fingerprint,
 )
+from tradewind.feed.simulation import MARKETS
 from tradewind.ops.mix import BUY_SHARE, DEPOSIT_CENTS, DRY_CENTS, LEVERAGE, position_volume
 
 POSITIONS_KNOWN_MAX: Final = 8
+NAMES_KNOWN_MAX: Final = 16
+NAMING_FIELDS: Final = ("position", "order")
+KINDS: Final[tuple[Any, ...]] = get_args(Command)
 ODD_SHARE: Final = 0.03
 REOPEN_SHARE: Final = 0.3
 """How often a reduced or halted account is asked to be active again, before anything else."""
@@ -46,6 +51,9 @@ class AccountView:
     is_open: bool = False
     balance: int = 0
     positions: list[str] = field(default_factory=list)
+    names: list[str] = field(default_factory=list)
+    """Of positions, and whatever else answers name, open or not."""
+
     trading: TradingState = "active"
 
     def learn(self, command: Command, answer: Answer) -> None:
@@ -53,6 +61,9 @@ class AccountView:
             self.is_open |= answer.status == "done" or answer.reason is RejectReason.ACCOUNT_EXISTS
         if answer.balance is not None:
             self.balance = answer.balance
+        named = (getattr(answer, field, None) for field in NAMING_FIELDS)
+        self.names.extend(name for name in named if name is not None)
+        del self.names[:-NAMES_KNOWN_MAX]
         if isinstance(command, Place) and answer.position is not None:
             self.positions.append(answer.position)
             del self.positions[:-POSITIONS_KNOWN_MAX]
@@ -100,6 +111,39 @@ def _set_trading(chance: random.Random, view: AccountView, id: str) -> Command:
     return SetTrading(account=view.name, id=id, state=state, why="ledger run")
 
 
+def _any(chance: random.Random, view: AccountView, id: str) -> Command:
+    """A command of any kind with any values in its fields: also of kinds that have no maker of their own."""
+    kind = chance.choice(KINDS)
+    info = msgspec.inspect.type_info(kind)
+    assert isinstance(info, msgspec.inspect.StructType)
+    fields = {
+        field.name: _value(chance, view, field.name, field.type)
+        for field in info.fields
+        if field.name not in ("account", "id", "reply_to") and (field.required or chance.random() < 0.5)
+    }
+    command: Command = kind(account=view.name, id=id, **fields)
+    return command
+
+
+def _value(chance: random.Random, view: AccountView, name: str, type: msgspec.inspect.Type) -> Any:
+    match type:
+        case msgspec.inspect.UnionType():
+            return _value(chance, view, name, chance.choice(type.types))
+        case msgspec.inspect.NoneType():
+            return None
+        case msgspec.inspect.BoolType():
+            return chance.random() < 0.5
+        case msgspec.inspect.LiteralType():
+            return chance.choice(sorted(type.values))
+        case msgspec.inspect.IntType() if "price" in name or name in ("stop_loss", "take_profit"):
+            return MARKETS[chance.choice(SYMBOLS)].start + chance.randrange(-500, 500)
+        case msgspec.inspect.IntType():
+            return 1_000 * chance.randrange(1, 40) if name == "volume" else chance.randrange(1, 1_000)
+        case msgspec.inspect.StrType():
+            return chance.choice(SYMBOLS) if name == "symbol" else chance.choice([*view.names, "0-0"])
+    raise TypeError(f"{name}: no values are made for {type}")
+
+
 def _odd(chance: random.Random, view: AccountView, id: str) -> Command:
     """What the engine must refuse."""
     place = Place(account=view.name, id=id, symbol=SYMBOLS[0], side=BUY, volume=1_000)
@@ -121,6 +165,7 @@ MAKERS: Final[Mapping[Maker, int]] = {
     _deposit: 8,
     _close_all: 3,
     _set_trading: 1,
+    _any: 10,
 }
 """How often each is asked of an open account that has money."""
 
