@@ -14,6 +14,13 @@ import redis.exceptions
 
 import tradewind
 from tests.programs import ROOT, output_of
+from tradewind.api import keys as api_keys
+from tradewind.api import limits as api_limits
+from tradewind.api import reads
+from tradewind.api.app import LIVE_PATH, READY_PATH
+from tradewind.api.commands import BULK_PATH, COMMAND_ROUTES
+from tradewind.api.openapi import OPENAPI_PATH
+from tradewind.api.problems import CODES
 from tradewind.client import commit, errors, metrics, policy, standalone, subscription
 from tradewind.client.cache import CacheOptions, CacheStats
 from tradewind.client.stats import ClientStats, NodeStats
@@ -235,6 +242,16 @@ FIGURES = {
         f"once it has {partition.EVENTS_PER_COMMIT_MAX} events",
     ),
     "up.md": (f"by {load.CALLERS:,} callers",),
+    "api.md": (
+        f"| body | {api_limits.BODY_BYTES_MAX >> 20} MiB, within {api_limits.BODY_S_MAX:.0f} s |",
+        f"| request head | within {api_limits.HEADER_S_MAX:.0f} s |",
+        f"| orders in a bulk | {api_limits.BULK_ORDERS_MAX:,} |",
+        f"| waiting for an answer | {api_limits.ANSWER_S_MAX:.0f} s,",
+        f"| waiting for a read | {api_limits.READ_S_MAX:.0f} s,",
+        f"| commands waiting in one process | {api_limits.PENDING_MAX:,};",
+        f"| events in a page | {reads.EVENTS_PER_PAGE_MAX:,} |",
+        f"| keys | {api_keys.KEYS_MAX:,} |",
+    ),
 }
 
 
@@ -246,6 +263,14 @@ def test_a_figure_in_the_text_is_the_constant(page: str, words: str) -> None:
 def test_every_reason_for_a_rejection_is_documented() -> None:
     text = "".join(_text(ROOT / "docs" / f"{page}.md") for page in ("engine", "orders", "risk"))
     assert [reason for reason in messages.RejectReason if f"`{reason}`" not in text] == []
+
+
+def test_every_route_and_problem_of_the_api_is_documented() -> None:
+    text = _text(ROOT / "docs" / "api.md")
+    paths = [route.path for route in (*COMMAND_ROUTES, *reads.READ_ROUTES)]
+    paths += [BULK_PATH, OPENAPI_PATH, LIVE_PATH, READY_PATH]
+    assert [path for path in paths if path not in text] == []
+    assert [code for code in CODES if f"`{code}`" not in text] == []
 
 
 # -- links ---------------------------------------------------------------------------------------------

@@ -15,6 +15,8 @@ EXIT_INTERRUPTED = 130  # as shells report a program that Ctrl-C ended
 COMMANDS = {
     "up": ("tradewind.ops.up_command:up", "Start everything on this machine, trade, and prove the result."),
     "worker": ("tradewind.ops.worker_command:worker", "Worker processes of the order engine."),
+    "api": ("tradewind.ops.api_command:api", "Orders, accounts and events over HTTP."),
+    "keys": ("tradewind.ops.keys_command:app", "API keys: create, list, revoke."),
     "audit": ("tradewind.ops.audit_command:audit_command", "Prove that nothing was lost or doubled."),
     "export": ("tradewind.ops.export_command:export_command", "Events to Parquet files or to PostgreSQL."),
     "trading": ("tradewind.ops.trading_command:trading", "Let trade, only reduce, or halt: the kill switch."),
