@@ -261,7 +261,7 @@ def test_a_figure_in_the_text_is_the_constant(page: str, words: str) -> None:
 
 
 def test_every_reason_for_a_rejection_is_documented() -> None:
-    text = "".join(_text(ROOT / "docs" / f"{page}.md") for page in ("engine", "orders", "risk"))
+    text = "".join(_text(ROOT / "docs" / f"{page}.md") for page in ("engine", "accounts", "orders", "risk"))
     assert [reason for reason in messages.RejectReason if f"`{reason}`" not in text] == []
 
 

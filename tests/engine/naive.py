@@ -24,6 +24,7 @@ class NaivePosition:
     side: str
     volume: int
     price: int
+    margin: int = 0
 
 
 @dataclass
@@ -59,7 +60,7 @@ class NaiveBook:
         self.prices: Prices = {}
 
     def used_margin(self, account: NaiveAccount) -> int:
-        return sum(margin(position, account.leverage) for position in account.positions)
+        return sum(position.margin for position in account.positions)
 
     def equity(self, account: NaiveAccount) -> int:
         """What floats is rounded down once for each symbol and side."""
@@ -82,7 +83,8 @@ class NaiveBook:
         bid, ask, _ = self.prices[position.symbol]
         position.price = ask if position.side == "buy" else bid
         spread = -math.floor(exact_profit(position, position.volume, self.prices))
-        needed = self.used_margin(account) + margin(position, account.leverage) + spread
+        position.margin = margin(position, account.leverage)
+        needed = self.used_margin(account) + position.margin + spread
         if self.equity(account) < needed:
             return "insufficient_margin"
         account.positions.append(position)
@@ -91,7 +93,9 @@ class NaiveBook:
     def close(self, account: NaiveAccount, position: NaivePosition, volume: int) -> int:
         profit = math.floor(exact_profit(position, volume, self.prices))
         account.balance += profit
-        position.volume -= volume
+        left = position.volume - volume
+        position.margin = math.ceil(Fraction(position.margin * left, position.volume))
+        position.volume = left
         if not position.volume:
             account.positions.remove(position)
         return profit

@@ -57,8 +57,8 @@ def test_a_part_can_be_closed_and_frees_its_margin(desk: Desk) -> None:
     event = desk.events[-1]
     assert isinstance(event, PositionClosed)
     assert (event.left, event.reason) == (7_000, "close")
-    # What stays is what a position of 7,000 units would hold: 7,848 cents, rounded up.
-    assert desk.book.accounts["A1"].used_margin == 7_848 == 11_212 - event.margin
+    # What stays is the share of the 7,000 units that are left: 7,848.4 cents, rounded up.
+    assert desk.book.accounts["A1"].used_margin == 7_849 == 11_212 - event.margin
     desk.close(position)
     assert desk.book.accounts["A1"].positions == {}
 

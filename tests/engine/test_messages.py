@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tradewind.engine.groups import Terms
 from tradewind.engine.messages import (
     Amend,
     Answer,
@@ -21,6 +22,9 @@ from tradewind.engine.messages import (
     Place,
     Protect,
     RejectReason,
+    SetGroup,
+    SetTrading,
+    Withdraw,
     decode_answer,
     decode_command,
     decode_event,
@@ -38,7 +42,10 @@ names = {"account": accounts, "id": ids, "reply_to": st.text(max_size=20)}
 sides = st.sampled_from(["buy", "sell"])
 
 commands = st.one_of(
-    st.builds(OpenAccount, leverage=numbers, **names),
+    st.builds(OpenAccount, leverage=st.none() | numbers, **names),
+    st.builds(SetGroup, group=st.text(max_size=9), leverage=st.none() | numbers, **names),
+    st.builds(SetTrading, state=st.sampled_from(["active", "reducing", "halted"]), **names),
+    st.builds(Withdraw, amount=numbers, **names),
     st.builds(Deposit, amount=numbers, **names),
     st.builds(
         Place,
@@ -62,6 +69,9 @@ commands = st.one_of(
     st.builds(Close, position=st.text(max_size=20), volume=st.none() | numbers, **names),
     st.builds(CloseAll, symbol=st.none() | st.text(max_size=9), side=st.none() | sides, **names),
 )
+
+limits = st.integers(0, 200)
+st.register_type_strategy(Terms, st.builds(Terms, orders_max=limits, positions_max=limits))
 
 ORDER = Place(account="A1", id="o-1", symbol="EURUSD", side="buy", volume=1_000)
 

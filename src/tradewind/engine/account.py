@@ -12,8 +12,9 @@ import msgspec
 
 from tradewind.engine import messages
 from tradewind.engine.errors import InconsistentEvent
+from tradewind.engine.groups import DEFAULT_TERMS, Terms, decode_terms, encode_terms, shared
 from tradewind.engine.instruments import INSTRUMENTS, Instrument, Quote
-from tradewind.engine.messages import ACTIVE, Event, Side, TradingState
+from tradewind.engine.messages import ACTIVE, BUY, Event, Side, TradingState
 from tradewind.engine.money import closing_price, profit_cents, worst_price
 from tradewind.engine.resting import RestingOrders, sequence_of
 
@@ -36,8 +37,8 @@ class Position(msgspec.Struct, frozen=True, omit_defaults=True):
     stop_loss: int | None = None
     take_profit: int | None = None
 
-    def profit(self, quotes: Quotes) -> int:
-        price = closing_price(quotes[self.symbol], self.side)
+    def profit(self, quotes: Quotes, markup: int = 0) -> int:
+        price = closing_price(quotes[self.symbol], self.side, markup)
         return self.profit_of(self.volume, price)
 
     def profit_of(self, volume: int, price: int) -> int:
@@ -55,12 +56,14 @@ class Leg:
     cost: int = 0
     """Sum of volume * open price."""
 
-    def profit(self, quote: Quote) -> int:
-        price = closing_price(quote, self.side)
+    def profit(self, quote: Quote, markup: int = 0) -> int:
+        price = closing_price(quote, self.side, markup)
         return profit_cents(self.instrument, self.side, self.volume, self.cost, price)
 
-    def worst_price(self, profit_min: int) -> int:
-        return worst_price(self.instrument, self.side, self.volume, self.cost, profit_min)
+    def worst_price(self, profit_min: int, markup: int = 0) -> int:
+        """The worst bid (of a buy) or ask (of a sell) of the quote itself."""
+        price = worst_price(self.instrument, self.side, self.volume, self.cost, profit_min)
+        return price + markup if self.side == BUY else price - markup
 
 
 @dataclass(slots=True)
@@ -73,18 +76,19 @@ class Account:
     used_margin: int = 0
     margin_called: bool = False
     trading: TradingState = ACTIVE
+    terms: Terms = DEFAULT_TERMS
     positions: dict[str, Position] = field(default_factory=dict)
     legs: dict[LegKey, Leg] = field(default_factory=dict)
     orders: RestingOrders = field(default_factory=RestingOrders)
 
     def equity(self, quotes: Quotes) -> int | None:
         """Balance and floating profit, at a cost for each symbol held. None if one has no quote."""
-        total = self.balance
+        total, markup = self.balance, self.terms.markup_points
         for (symbol, _), leg in self.legs.items():
             quote = quotes.get(symbol)
             if quote is None:
                 return None
-            total += leg.profit(quote)
+            total += leg.profit(quote, markup)
         return total
 
     def margin_level_percent(self, quotes: Quotes) -> int | None:
@@ -163,10 +167,26 @@ def _find(accounts: dict[str, Account], event: Event) -> Account:
 def _open(accounts: dict[str, Account], event: messages.AccountOpened) -> None:
     if event.account in accounts:
         raise InconsistentEvent(f"account {event.account}: it is opened twice")
-    accounts[event.account] = Account(event.account, event.leverage)
+    account = accounts[event.account] = Account(event.account, event.leverage)
+    if event.terms is not None:
+        account.terms = shared(event.terms)
+
+
+def _change_group(accounts: dict[str, Account], event: messages.GroupChanged) -> None:
+    account = _find(accounts, event)
+    account.leverage = event.leverage
+    account.terms = DEFAULT_TERMS if event.terms is None else shared(event.terms)
 
 
 def _deposit(accounts: dict[str, Account], event: messages.Deposited) -> None:
+    _find(accounts, event).add_to_balance(event.amount, event.balance)
+
+
+def _withdraw(accounts: dict[str, Account], event: messages.Withdrawn) -> None:
+    _find(accounts, event).add_to_balance(-event.amount, event.balance)
+
+
+def _forgive(accounts: dict[str, Account], event: messages.DebtForgiven) -> None:
     _find(accounts, event).add_to_balance(event.amount, event.balance)
 
 
@@ -185,6 +205,8 @@ def _fill(accounts: dict[str, Account], event: messages.OrderFilled) -> None:
             event.take_profit,
         )
     )
+    if event.balance is not None:
+        account.add_to_balance(-event.commission, event.balance)
     if event.order:
         account.orders.fill(event)
 
@@ -233,7 +255,7 @@ _ORDER_CHANGES: Final[Mapping[type[Event], Callable[..., None]]] = {
 def _close(accounts: dict[str, Account], event: messages.PositionClosed) -> None:
     account = _find(accounts, event)
     account.reduce(event.position, event.volume, event.margin)
-    account.add_to_balance(event.profit, event.balance)
+    account.add_to_balance(event.profit - event.commission, event.balance)
 
 
 def _call(accounts: dict[str, Account], event: messages.MarginCall) -> None:
@@ -262,6 +284,9 @@ _CHANGES: Final[Mapping[type[Event], Callable[..., None]]] = {
     messages.MarginCall: _call,
     messages.MarginRestored: _restore,
     messages.TradingChanged: _change_trading,
+    messages.GroupChanged: _change_group,
+    messages.Withdrawn: _withdraw,
+    messages.DebtForgiven: _forgive,
 }
 
 
@@ -276,6 +301,8 @@ def scalar_fields(account: Account) -> dict[str, str]:
     }
     if account.trading != ACTIVE:
         fields["trading"] = account.trading
+    if account.terms is not DEFAULT_TERMS:
+        fields["terms"] = encode_terms(account.terms).decode()
     return fields
 
 
@@ -306,6 +333,8 @@ def from_fields(fields: Mapping[str, str]) -> Account:
         account = Account(fields["id"], int(fields["leverage"]), int(fields["balance"]))
         account.margin_called = fields["margin_called"] == "1"
         account.trading = msgspec.convert(fields.get("trading", ACTIVE), TradingState)
+        if "terms" in fields:
+            account.terms = shared(decode_terms(fields["terms"]))
         account.orders = RestingOrders.from_fields(fields)
         # A hash has no order of its own: positions come back in the order of the events that opened them.
         for position in sorted(positions, key=lambda position: sequence_of(position.id)):

@@ -19,7 +19,7 @@ from tradewind.engine.checks import Refusal
 from tradewind.engine.deciders.amending import amend, protect
 from tradewind.engine.deciders.canceling import cancel, cancel_all
 from tradewind.engine.deciders.closing import close, close_all, close_by
-from tradewind.engine.deciders.funding import deposit, open_account
+from tradewind.engine.deciders.funding import deposit, open_account, set_group, withdraw
 from tradewind.engine.deciders.placing import place
 from tradewind.engine.deciders.trading import set_trading
 from tradewind.engine.execution import POSITIONS_PER_ACCOUNT_MAX
@@ -41,7 +41,9 @@ from tradewind.engine.messages import (
     OrderRejected,
     Place,
     Protect,
+    SetGroup,
     SetTrading,
+    Withdraw,
 )
 from tradewind.engine.quotes import STALE_QUOTE_MS_MAX, QuoteBoard
 from tradewind.engine.risk import review
@@ -206,4 +208,6 @@ _DECIDERS: Final[Mapping[type[Command], Callable[[Ledger, Any, int], Answer]]] =
     CloseBy: close_by,
     CloseAll: close_all,
     SetTrading: set_trading,
+    SetGroup: set_group,
+    Withdraw: withdraw,
 }

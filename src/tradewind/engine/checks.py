@@ -7,7 +7,7 @@ from tradewind.engine.account import Account, Position
 from tradewind.engine.house import OPEN, House
 from tradewind.engine.instruments import INSTRUMENTS, Instrument, Quote
 from tradewind.engine.messages import ACTIVE, HALTED, RejectReason, Side
-from tradewind.engine.money import closing_price, opening_price, profit_cents
+from tradewind.engine.money import closing_price, margin_cents, opening_price, profit_cents
 from tradewind.engine.orders import OrderState
 from tradewind.engine.resting import Order
 
@@ -124,6 +124,41 @@ def _volume_rule(instrument: Instrument, volume: int) -> str:
     return f"{volume} units of {instrument.symbol}; allowed are {rule}"
 
 
+def check_collar(instrument: Instrument, price: int, quote: Quote) -> None:
+    """A price of an order, or the one it would be filled at, must be near the middle of the quote."""
+    double_middle = quote.bid + quote.ask
+    collar = instrument.collar_basis_points
+    if abs(2 * price - double_middle) * 10_000 <= collar * double_middle:
+        return
+    numbers = f"{price} is more than {collar} basis points off {quote.symbol} at {quote.bid}/{quote.ask}"
+    raise Refusal(RejectReason.PRICE_COLLAR, numbers)
+
+
+def check_order(account: Account, instrument: Instrument, order: Order, quote: Quote | None) -> None:
+    """Its prices against the market, where there is a quote, and its size against the group's limits."""
+    for price in (order.price, order.stop_price):
+        if price is not None and quote is not None:
+            check_collar(instrument, price, quote)
+    terms = account.terms
+    if terms.order_volume_max or terms.order_value_max:
+        price = order.price or order.stop_price
+        if price is None and quote is not None:
+            price = opening_price(quote, order.side, terms.markup_points)
+        _check_size(account, instrument, order.volume, price or 0)
+
+
+def _check_size(account: Account, instrument: Instrument, volume: int, price: int) -> None:
+    terms = account.terms
+    if terms.order_volume_max and volume > terms.order_volume_max:
+        limit = f"group {terms.group} allows {terms.order_volume_max} units"
+        raise Refusal(RejectReason.ORDER_VOLUME, f"{volume} units asked; {limit}")
+    if terms.order_value_max:
+        value = margin_cents(instrument, volume, price, 1)
+        if value > terms.order_value_max:
+            limit = f"group {terms.group} allows {terms.order_value_max}"
+            raise Refusal(RejectReason.ORDER_VALUE, f"worth {value} cents; {limit}")
+
+
 def check_margin(
     account: Account,
     quotes: Mapping[str, Quote],
@@ -132,14 +167,20 @@ def check_margin(
     volume: int,
     margin: int,
 ) -> None:
-    """The equity, less the spread that the order costs at once, must cover the margin of all positions."""
+    """The equity, less what the order costs at once (the spread, the commission), must cover the margin of
+    all positions.
+    """
     free = account.free_margin(quotes)
     if free is None:
         missing = sorted({symbol for symbol, _ in account.legs} - quotes.keys())
         raise Refusal(RejectReason.NO_QUOTE, f"positions are open in {', '.join(missing)}")
     quote = quotes[instrument.symbol]
-    cost = volume * opening_price(quote, side)
-    spread = -profit_cents(instrument, side, volume, cost, closing_price(quote, side))
-    if free < margin + spread:
+    terms = account.terms
+    cost = volume * opening_price(quote, side, terms.markup_points)
+    spread = -profit_cents(instrument, side, volume, cost, closing_price(quote, side, terms.markup_points))
+    commission = terms.commission_of(volume)
+    if free < margin + spread + commission:
         needed = f"needs {margin} cents, and {spread} for the spread"
+        if commission:
+            needed += f", and {commission} of commission"
         raise Refusal(RejectReason.INSUFFICIENT_MARGIN, f"{needed}; {free} are free")

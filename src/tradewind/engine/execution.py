@@ -1,15 +1,16 @@
 """Filling an order: how much of it could be filled at the quote, and filling it.
 
-A limit order is filled at the quote, which is its limit or better. A stop order whose price is met is a
-market order, and a stop_limit order a limit order. Where the quote has sizes, orders take no more than that
-between them, until the next quote comes. Each fill opens a position of its own; a reduce-only order closes
-positions of the other side instead, the oldest first.
+A limit order is filled at the quote with the markup of its account's group, which is its limit or better. A
+stop order whose price is met by the quote is a market order, and a stop_limit order a limit order. Where the
+quote has sizes, orders take no more than that between them, until the next quote comes. Each fill opens a
+position of its own; a reduce-only order closes positions of the other side instead, the oldest first.
 """
 
 from typing import Final, NamedTuple
 
 from tradewind.engine.account import Account
-from tradewind.engine.checks import Refusal, check_margin
+from tradewind.engine.checks import Refusal, check_collar, check_margin
+from tradewind.engine.groups import DEFAULT_TERMS
 from tradewind.engine.instruments import INSTRUMENTS, Instrument, Quote
 from tradewind.engine.ledger import Ledger
 from tradewind.engine.messages import (
@@ -23,7 +24,7 @@ from tradewind.engine.messages import (
 from tradewind.engine.money import margin_cents, opening_price
 from tradewind.engine.resting import Order
 
-POSITIONS_PER_ACCOUNT_MAX: Final = 200
+POSITIONS_PER_ACCOUNT_MAX: Final = DEFAULT_TERMS.positions_max
 
 
 class Fill(NamedTuple):
@@ -44,10 +45,11 @@ def is_stop_met(order: Order, quote: Quote) -> bool:
     return quote.bid <= order.stop_price
 
 
-def is_limit_met(order: Order, quote: Quote) -> bool:
+def is_limit_met(order: Order, price: int) -> bool:
+    """Whether it may be filled at that price."""
     if order.price is None:
         return True
-    return quote.ask <= order.price if order.side == BUY else quote.bid >= order.price
+    return price <= order.price if order.side == BUY else price >= order.price
 
 
 def plan(ledger: Ledger, account: Account, order: Order) -> Fill | None:
@@ -60,15 +62,15 @@ def plan(ledger: Ledger, account: Account, order: Order) -> Fill | None:
         return None
     left = order.left
     wanted = _reducible(account, order, left) if order.reduce_only else left
-    has_price = order.price is None or is_limit_met(order, quote)
-    volume = _volume_on_offer(ledger, order, wanted) if has_price else 0
+    price = opening_price(quote, order.side, account.terms.markup_points)
+    volume = _volume_on_offer(ledger, order, wanted) if is_limit_met(order, price) else 0
     if order.time_in_force == "fok" and volume < left:
         volume = 0
     if not volume:
         if order.may_rest:
             return None
         raise Refusal(RejectReason.NOT_FILLABLE, f"{left} units; the quote is {quote.bid}/{quote.ask}")
-    price = opening_price(quote, order.side)
+    check_collar(INSTRUMENTS[order.symbol], price, quote)
     margin = 0 if order.reduce_only else _margin(ledger, account, order, volume, price)
     waits = volume < wanted and order.may_rest
     return Fill(volume, price, margin, 0 if waits else left - volume)
@@ -100,8 +102,8 @@ def _margin(ledger: Ledger, account: Account, order: Order, volume: int, price: 
 
     :raises Refusal: the account holds too many positions, or too little margin is free
     """
-    if len(account.positions) >= POSITIONS_PER_ACCOUNT_MAX:
-        raise Refusal(RejectReason.OPEN_POSITIONS_LIMIT, f"{POSITIONS_PER_ACCOUNT_MAX} are open")
+    if len(account.positions) >= account.terms.positions_max:
+        raise Refusal(RejectReason.OPEN_POSITIONS_LIMIT, f"{len(account.positions)} are open")
     instrument = INSTRUMENTS[order.symbol]
     margin = margin_cents(instrument, volume, price, account.leverage)
     check_margin(account, ledger.quotes.last, instrument, order.side, volume, margin)
@@ -126,6 +128,7 @@ def execute(
     ledger.quotes.note_traded(order.symbol, order.side, fill.volume)
     if order.reduce_only:
         return _reduce(ledger, account, order, fill, cause, now_ms, resting)
+    commission = account.terms.commission_of(fill.volume)
     event = OrderFilled(
         account=account.id,
         at_ms=now_ms,
@@ -136,6 +139,8 @@ def execute(
         volume=fill.volume,
         price=fill.price,
         margin=fill.margin,
+        commission=commission,
+        balance=account.balance - commission if commission else None,
         order=resting,
         left=order.left - fill.volume - fill.canceled,
         volume_canceled=fill.canceled,
@@ -150,13 +155,12 @@ def _reduce(
     ledger: Ledger, account: Account, order: Order, fill: Fill, cause: str, now_ms: int, resting: str
 ) -> OrderReduced:
     """Closes what it fills, the oldest position first."""
-    balance_before = account.balance
     key = (order.symbol, opposite(order.side))
     to_close = [each for each in account.positions.values() if (each.symbol, each.side) == key]
-    left, closed = fill.volume, 0
+    left, closed, profit = fill.volume, 0, 0
     for position in to_close:
         volume = min(left, position.volume)
-        ledger.close_position(account, position, volume, "reduce", cause, now_ms)
+        profit += ledger.close_position(account, position, volume, "reduce", cause, now_ms).profit
         left -= volume
         closed += 1
         if not left:
@@ -170,7 +174,7 @@ def _reduce(
         volume=fill.volume,
         price=fill.price,
         closed=closed,
-        profit=account.balance - balance_before,
+        profit=profit,
         balance=account.balance,
         order=resting,
         left=order.left - fill.volume - fill.canceled,

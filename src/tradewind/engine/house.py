@@ -1,8 +1,9 @@
-"""What holds for everybody: the trading state of the whole system and of each symbol.
+"""What holds for everybody: the trading state of the whole system and of each symbol, and the groups.
 
-Kept in one hash of the cluster; each worker has a copy, which `house_store` keeps up to date. All of a
+Kept in two hashes of the cluster; each worker has a copy, which `house_store` keeps up to date. All of a
 worker's partitions look at the one copy whenever they decide, so a change is effective for commands that
-waited in a stream, too. Nothing of it is part of an account: accounts are rebuilt without it.
+waited in a stream, too. Nothing of it is part of an account, which has its own copy of its group's terms:
+accounts are rebuilt without it.
 """
 
 import logging
@@ -11,10 +12,12 @@ from typing import Final
 
 import msgspec
 
+from tradewind.engine.groups import Terms, decode_terms
 from tradewind.engine.messages import ACTIVE, HALTED, TradingState
 
 SYSTEM_FIELD: Final = "system"
 SYMBOL_FIELD_PREFIX: Final = "symbol:"
+GROUP_FIELD_PREFIX: Final = "group:"
 VERSION_FIELD: Final = "version"
 
 logger = logging.getLogger(__name__)
@@ -35,21 +38,23 @@ UNREADABLE: Final = Ruling(HALTED, "the state in the cluster cannot be read")
 class House:
     """Empty, as it begins, it lets everything pass. `version` grows with every change in the cluster."""
 
-    __slots__ = ("symbols", "system", "version")
+    __slots__ = ("groups", "symbols", "system", "version")
 
     def __init__(self) -> None:
         self.version = 0
         self.system = OPEN
         self.symbols: Mapping[str, Ruling] = {}  # those that are not active
+        self.groups: Mapping[str, Terms] = {}
 
     def __repr__(self) -> str:
         symbols = "".join(f", {symbol} {ruling.state}" for symbol, ruling in sorted(self.symbols.items()))
         return f"<House version {self.version}: system {self.system.state}{symbols}>"
 
     def take(self, rules: Mapping[str, str]) -> None:
-        """Replace everything by the cluster's hash. One that is older than what is known is left out.
+        """Replace everything by what the cluster has. What is older than what is known is left out.
 
-        A field that cannot be read halts what it is about: trading on what nobody knows would be worse.
+        A state that cannot be read halts what it is about: trading on what nobody knows would be worse. A
+        group that cannot be read takes no account.
         """
         version = int(rules.get(VERSION_FIELD, "0"))
         if version < self.version:
@@ -62,6 +67,18 @@ class House:
             if name.startswith(SYMBOL_FIELD_PREFIX)
         }
         self.symbols = {symbol: ruling for symbol, ruling in symbols.items() if ruling.state != ACTIVE}
+
+        named = ((name.removeprefix(GROUP_FIELD_PREFIX), name) for name in rules)
+        groups = {group: _terms(rules, name) for group, name in named if group != name}
+        self.groups = {group: terms for group, terms in groups.items() if terms is not None}
+
+
+def _terms(rules: Mapping[str, str], name: str) -> Terms | None:
+    try:
+        return decode_terms(rules[name])
+    except msgspec.MsgspecError as error:
+        logger.error("%s takes no account: its terms %r: %s", name, rules[name], error)
+        return None
 
 
 def _ruling(rules: Mapping[str, str], name: str) -> Ruling:

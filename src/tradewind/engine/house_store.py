@@ -8,7 +8,9 @@ them does not answer, workers trade on by what they know.
 from redis.exceptions import RedisError
 
 from tradewind import RedisCluster
+from tradewind.engine.groups import Terms, encode_terms
 from tradewind.engine.house import (
+    GROUP_FIELD_PREFIX,
     SYMBOL_FIELD_PREFIX,
     SYSTEM_FIELD,
     VERSION_FIELD,
@@ -16,7 +18,7 @@ from tradewind.engine.house import (
     Ruling,
     encode_rules,
 )
-from tradewind.engine.keys import HOUSE_CHANNEL, HOUSE_KEY
+from tradewind.engine.keys import GROUPS_KEY, HOUSE_CHANNEL, HOUSE_KEY
 from tradewind.engine.messages import encode
 
 
@@ -31,13 +33,21 @@ async def set_ruling(client: RedisCluster, symbol: str | None, ruling: Ruling) -
     Returns when a replica has it. May run twice without harm; of two at once the last one wins.
     """
     field = SYSTEM_FIELD if symbol is None else SYMBOL_FIELD_PREFIX + symbol
-    await _change(client, field, encode(ruling))
+    await _change(client, HOUSE_KEY, field, encode(ruling))
 
 
-async def _change(client: RedisCluster, field: str, value: bytes) -> None:
+async def set_group(client: RedisCluster, terms: Terms) -> None:
+    """Keep a group under its name, for accounts to come; those that are there keep what they have.
+
+    As `set_ruling`.
+    """
+    await _change(client, GROUPS_KEY, terms.group, encode_terms(terms))
+
+
+async def _change(client: RedisCluster, key: str, field: str, value: bytes) -> None:
     """The version grows after the change: what is read with a version has all changes up to it."""
     durable = client.durable(replicas=1, idempotent=True)
-    await durable.execute_command("HSET", HOUSE_KEY, field, value)
+    await durable.execute_command("HSET", key, field, value)
     await durable.execute_command("HINCRBY", HOUSE_KEY, VERSION_FIELD, 1)
     try:
         await client.execute_command("SPUBLISH", HOUSE_CHANNEL, encode_rules(await _read(client)))
@@ -46,5 +56,9 @@ async def _change(client: RedisCluster, field: str, value: bytes) -> None:
 
 
 async def _read(client: RedisCluster) -> dict[str, str]:
-    fields = await client.with_options(idempotent=True).execute_command("HGETALL", HOUSE_KEY)
-    return {name.decode(): value.decode() for name, value in fields.items()}
+    """One field for each rule. The version is not read after the rest: it promises no more than is there."""
+    calls = client.with_options(idempotent=True)
+    states = await calls.execute_command("HGETALL", HOUSE_KEY)
+    groups = await calls.execute_command("HGETALL", GROUPS_KEY)
+    rules = {name.decode(): value.decode() for name, value in states.items()}
+    return rules | {GROUP_FIELD_PREFIX + name.decode(): value.decode() for name, value in groups.items()}

@@ -27,6 +27,8 @@ class Instrument(msgspec.Struct, frozen=True):
     volume_min: int = UNITS_PER_LOT // 100
     volume_step: int = UNITS_PER_LOT // 100
     volume_max: int = UNITS_PER_LOT * 100
+    collar_basis_points: int = 1_000
+    """How far from the market the price of an order may be."""
 
     def __post_init__(self) -> None:
         if (self.base == ACCOUNT_CURRENCY) == (self.quote == ACCOUNT_CURRENCY):

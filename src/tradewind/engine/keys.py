@@ -13,6 +13,7 @@ SETTINGS_KEY = "tw:{engine}:settings"
 WORKERS_KEY = "tw:{engine}:workers"
 LAST_QUOTES_KEY = "tw:{engine}:quotes"
 HOUSE_KEY = "tw:{engine}:states"
+GROUPS_KEY = "tw:{engine}:groups"
 HOUSE_CHANNEL = "tw:{engine}:house"
 
 DAY_MS = 86_400_000

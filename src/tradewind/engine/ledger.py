@@ -8,7 +8,6 @@ from collections.abc import Iterable
 from tradewind.engine.account import Account, Position, apply
 from tradewind.engine.changes import Changes
 from tradewind.engine.house import House
-from tradewind.engine.instruments import INSTRUMENTS
 from tradewind.engine.messages import (
     CloseReason,
     Event,
@@ -20,8 +19,9 @@ from tradewind.engine.messages import (
     Side,
     opposite,
 )
-from tradewind.engine.money import closing_price, margin_cents
+from tradewind.engine.money import closing_price
 from tradewind.engine.quotes import QuoteBoard
+from tradewind.engine.rates import OrderRates
 from tradewind.engine.resting import Order
 from tradewind.engine.triggers import Triggers
 from tradewind.engine.watch import Watch
@@ -44,6 +44,7 @@ class Ledger:
         self.event_sequence = event_sequence
         self.quotes = quotes
         self.watch = Watch()
+        self.rates = OrderRates()
         self.triggers = Triggers()
         self.changes = Changes()
         self._events: list[Event] = []
@@ -108,11 +109,10 @@ class Ledger:
     def equity(self, account: Account) -> int | None:
         return account.equity(self.quotes.last)
 
-    def margin_freed(self, account: Account, position: Position, volume: int) -> int:
-        """What is left of the position goes on holding what a position of that volume would."""
+    def margin_freed(self, position: Position, volume: int) -> int:
+        """What is left of the position goes on holding its share, rounded up."""
         left = position.volume - volume
-        margin_left = margin_cents(INSTRUMENTS[position.symbol], left, position.price, account.leverage)
-        return position.margin - margin_left
+        return position.margin - -(-position.margin * left // position.volume)
 
     def close_position(
         self,
@@ -124,8 +124,10 @@ class Ledger:
         now_ms: int,
     ) -> PositionClosed:
         """Closes `volume` units at the last quote, which the caller has found fresh."""
-        price = closing_price(self.quotes.last[position.symbol], position.side)
+        terms = account.terms
+        price = closing_price(self.quotes.last[position.symbol], position.side, terms.markup_points)
         profit = position.profit_of(volume, price)
+        commission = terms.commission_of(volume)
         event = PositionClosed(
             account=account.id,
             at_ms=now_ms,
@@ -137,9 +139,10 @@ class Ledger:
             left=position.volume - volume,
             price=price,
             profit=profit,
-            margin=self.margin_freed(account, position, volume),
-            balance=account.balance + profit,
+            margin=self.margin_freed(position, volume),
+            balance=account.balance + profit - commission,
             reason=reason,
+            commission=commission,
         )
         self.record(event)
         return event

@@ -18,12 +18,13 @@ PRICE_WITHOUT_LIMIT = 2**63
 """More than any price: the answer for a profit that no price can take away."""
 
 
-def opening_price(quote: Quote, side: Side) -> int:
-    return quote.ask if side == BUY else quote.bid
+def opening_price(quote: Quote, side: Side, markup: int = 0) -> int:
+    """`markup` is what the account's group pays beside the spread, in steps of the price."""
+    return quote.ask + markup if side == BUY else max(1, quote.bid - markup)
 
 
-def closing_price(quote: Quote, side: Side) -> int:
-    return quote.bid if side == BUY else quote.ask
+def closing_price(quote: Quote, side: Side, markup: int = 0) -> int:
+    return max(1, quote.bid - markup) if side == BUY else quote.ask + markup
 
 
 def profit_cents(instrument: Instrument, side: Side, volume: int, cost: int, price: int) -> int:

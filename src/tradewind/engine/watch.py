@@ -50,10 +50,11 @@ class Watch:
         """
         if not account.legs:
             return
+        markup = account.terms.markup_points
         share = cushion_cents // len(account.legs)
         for key, leg in account.legs.items():
-            profit_min = leg.profit(quotes[key[0]]) - share
-            self._worst[key][account.id] = leg.worst_price(profit_min)
+            profit_min = leg.profit(quotes[key[0]], markup) - share
+            self._worst[key][account.id] = leg.worst_price(profit_min, markup)
 
     def forget(self, account_id: str, key: LegKey) -> None:
         """The account holds nothing there any more."""

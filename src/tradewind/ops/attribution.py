@@ -10,6 +10,7 @@ from typing import Final, NamedTuple, TypeAlias
 
 import msgspec
 
+from tradewind.engine.groups import DEFAULT_TERMS
 from tradewind.engine.messages import (
     AccountOpened,
     AllCanceled,
@@ -25,6 +26,7 @@ from tradewind.engine.messages import (
     Deposit,
     Deposited,
     Event,
+    GroupChanged,
     OpenAccount,
     OrderAccepted,
     OrderAmended,
@@ -37,8 +39,11 @@ from tradewind.engine.messages import (
     PositionProtected,
     PositionsClosedBy,
     Protect,
+    SetGroup,
     SetTrading,
     TradingChanged,
+    Withdraw,
+    Withdrawn,
     encode,
 )
 
@@ -118,6 +123,8 @@ _DECIDING: Final = frozenset(
     {
         AccountOpened,
         Deposited,
+        GroupChanged,
+        Withdrawn,
         OrderFilled,
         OrderReduced,
         OrderAccepted,
@@ -197,7 +204,11 @@ def _outcome(event: Event, sequence: int, balance: int) -> tuple[Answer, str]:
     """The answer that follows from an event that stands alone, and what was asked."""
     match event:
         case AccountOpened():
-            return _answer(event, sequence, balance=0), f"open_account {event.leverage}"
+            return _answer(event, sequence, balance=0), f"open_account {_terms_words(event)}"
+        case GroupChanged():
+            return _answer(event, sequence, balance=balance), f"set_group {_terms_words(event)}"
+        case Withdrawn():
+            return _answer(event, sequence, balance=event.balance), f"withdraw {event.amount}"
         case Deposited():
             return _answer(event, sequence, balance=event.balance), f"deposit {event.amount}"
         case OrderFilled():
@@ -232,11 +243,19 @@ def _place_words(order: Place | OrderAccepted) -> str:
     return f"place {order.symbol} {order.side} {order.volume}"
 
 
+def _terms_words(event: AccountOpened | GroupChanged) -> str:
+    return f"{(event.terms or DEFAULT_TERMS).group} {event.leverage}"
+
+
 def asked_words(command: Command) -> str:
-    """A command as far as its event tells it."""
+    """A command as far as its event tells it. If it ends in a space, the event tells more."""
     match command:
         case OpenAccount():
-            return f"open_account {command.leverage}"
+            return f"open_account {command.group} {command.leverage or ''}"
+        case SetGroup():
+            return f"set_group {command.group} {command.leverage or ''}"
+        case Withdraw():
+            return f"withdraw {command.amount}"
         case Deposit():
             return f"deposit {command.amount}"
         case Place():

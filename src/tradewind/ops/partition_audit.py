@@ -12,15 +12,14 @@ from dataclasses import dataclass, field
 import msgspec
 
 from tradewind.engine.account import Account, apply, to_fields
+from tradewind.engine.cash import cash_flows
 from tradewind.engine.errors import InconsistentEvent
 from tradewind.engine.keys import DAY_MS
 from tradewind.engine.messages import (
     Answer,
     Command,
-    Deposited,
     Event,
     PositionClosed,
-    PositionsClosedBy,
     RejectReason,
     decode_answer,
     decode_event,
@@ -137,12 +136,10 @@ class PartitionAudit:
             self._say(f"the cursor is at event {cursor_sequence}, the last event is {self.sequence}")
 
     def _apply(self, event: Event, sequence: int) -> None:
-        if type(event) is Deposited:
-            self._money[event.account] += event.amount
-            self._balances[event.account] = event.balance
-        elif type(event) is PositionClosed or type(event) is PositionsClosedBy:
-            self._money[event.account] += event.profit
-            self._balances[event.account] = event.balance
+        self._money[event.account] += sum(cents for _, cents in cash_flows(event))
+        balance: int | None = getattr(event, "balance", None)
+        if balance is not None:
+            self._balances[event.account] = balance
         if type(event) is PositionClosed and event.reason == "stop_out":
             self.stop_outs.append(event)
         try:
@@ -181,7 +178,7 @@ class PartitionAudit:
                 self._account_wrong(name, _difference(expected, fields))
 
     def check_money(self) -> None:
-        """Balance is deposits and closed profits; used margin is the sum of the open positions' margins."""
+        """Balance is all that was paid, earned and taken; used margin is the open positions' margins."""
         for name, account in self.accounts.items():
             margin = sum(position.margin for position in account.positions.values())
             if account.balance != self._money[name]:
@@ -245,7 +242,9 @@ class PartitionAudit:
 def _fits(asked: Command, told: Answer, effect: Effect) -> bool:
     """Whether the effect is one of what was asked. A refusal's event only names the kind."""
     words = asked_words(asked)
-    return effect.asked == (words.partition(" ")[0] if told.status == "rejected" else words)
+    if told.status == "rejected":
+        return effect.asked == words.partition(" ")[0]
+    return effect.asked.startswith(words) if words.endswith(" ") else effect.asked == words
 
 
 def _difference(expected: Mapping[str, str], found: Mapping[str, str]) -> str:

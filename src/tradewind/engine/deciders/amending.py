@@ -11,6 +11,7 @@ from tradewind.engine.checks import (
     Refusal,
     check_may_reduce,
     check_may_trade,
+    check_order,
     check_volume,
     find_account,
     find_order,
@@ -45,6 +46,9 @@ def amend(ledger: Ledger, command: Amend, now_ms: int) -> Answer:
     amended = _amended(order, command)
     check_volume(INSTRUMENTS[order.symbol], amended.volume)
     check_prices(amended)
+    if account.terms.orders_per_second:
+        ledger.rates.take(account, now_ms)
+    check_order(account, INSTRUMENTS[order.symbol], amended, ledger.quotes.last.get(order.symbol))
     check_protection(amended, 0)  # a resting order has a price of its own
     is_fresh = ledger.quotes.is_fresh(order.symbol, now_ms)
     fill = plan(ledger, account, amended) if is_fresh else None

@@ -58,9 +58,10 @@ def close_all(ledger: Ledger, command: CloseAll, now_ms: int) -> Answer:
         if ledger.quotes.is_fresh(position.symbol, now_ms)
         and may_reduce(ledger.house, account, position.symbol)
     ]
-    balance_before = account.balance
+    profit = 0
     for position in fresh:
-        ledger.close_position(account, position, position.volume, "close", command.id, now_ms)
+        event = ledger.close_position(account, position, position.volume, "close", command.id, now_ms)
+        profit += event.profit
     left = len(asked) - len(fresh)
     ledger.record(AllClosed(account=account.id, at_ms=now_ms, cause=command.id, closed=len(fresh), left=left))
     answer = Answer(
@@ -68,7 +69,7 @@ def close_all(ledger: Ledger, command: CloseAll, now_ms: int) -> Answer:
         account=command.account,
         status="done",
         volume=sum(position.volume for position in fresh),
-        profit=account.balance - balance_before,
+        profit=profit,
         balance=account.balance,
         closed=len(fresh),
         left=left,
@@ -104,8 +105,8 @@ def close_by(ledger: Ledger, command: CloseBy, now_ms: int) -> Answer:
         by_left=other.volume - volume,
         price=other.price,
         profit=profit,
-        margin=ledger.margin_freed(account, position, volume),
-        by_margin=ledger.margin_freed(account, other, volume),
+        margin=ledger.margin_freed(position, volume),
+        by_margin=ledger.margin_freed(other, volume),
         balance=account.balance + profit,
     )
     ledger.record(event)

@@ -3,8 +3,16 @@
 from typing import Final
 
 from tradewind.engine.account import Account
-from tradewind.engine.checks import Refusal, check_may_trade, check_volume, find_account, find_instrument
+from tradewind.engine.checks import (
+    Refusal,
+    check_may_trade,
+    check_order,
+    check_volume,
+    find_account,
+    find_instrument,
+)
 from tradewind.engine.execution import Fill, carry_on, execute, plan
+from tradewind.engine.groups import DEFAULT_TERMS
 from tradewind.engine.ledger import Ledger
 from tradewind.engine.messages import (
     Answer,
@@ -19,8 +27,8 @@ from tradewind.engine.resting import Order
 from tradewind.engine.risk import restore_if_recovered
 from tradewind.engine.terms import check_prices, check_protection, order_of
 
-ORDERS_PER_ACCOUNT_MAX: Final = 200
-"""Resting ones."""
+ORDERS_PER_ACCOUNT_MAX: Final = DEFAULT_TERMS.orders_max
+"""Resting ones, where the group does not say less."""
 
 
 def place(ledger: Ledger, command: Place, now_ms: int) -> Answer:
@@ -30,6 +38,9 @@ def place(ledger: Ledger, command: Place, now_ms: int) -> Answer:
     check_volume(instrument, command.volume)
     order = order_of(command, ledger.next_name, now_ms)
     check_prices(order)
+    if account.terms.orders_per_second and not order.reduce_only:
+        ledger.rates.take(account, now_ms)
+    check_order(account, instrument, order, ledger.quotes.last.get(order.symbol))
     fill = _plan_now(ledger, account, order, now_ms)
     if fill is not None and fill.volume + fill.canceled == order.left:
         event = execute(ledger, account, order, fill, command.id, now_ms)
@@ -49,13 +60,13 @@ def _plan_now(ledger: Ledger, account: Account, order: Order, now_ms: int) -> Fi
         return None
     quote = ledger.quotes.fresh(order.symbol, now_ms)
     if order.stop_loss is not None or order.take_profit is not None:
-        check_protection(order, closing_price(quote, order.side))
+        check_protection(order, closing_price(quote, order.side, account.terms.markup_points))
     return plan(ledger, account, order)
 
 
 def _rest(ledger: Ledger, account: Account, order: Order, fill: Fill | None, now_ms: int) -> Answer:
-    if len(account.orders.open) >= ORDERS_PER_ACCOUNT_MAX:
-        raise Refusal(RejectReason.OPEN_ORDERS_LIMIT, f"{ORDERS_PER_ACCOUNT_MAX} rest")
+    if len(account.orders.open) >= account.terms.orders_max:
+        raise Refusal(RejectReason.OPEN_ORDERS_LIMIT, f"{len(account.orders.open)} rest")
     ledger.record(_accepted(account, order, now_ms))
     answer = accepted_answer(account, order.client_id, order, ledger.event_sequence)
     if ledger.quotes.is_fresh(order.symbol, now_ms):

@@ -34,13 +34,29 @@ class CommandBase(
 
 
 class OpenAccount(CommandBase, frozen=True, kw_only=True, tag="open_account"):
-    leverage: int = 100
+    """On the terms of its group. Without a leverage: the group's."""
+
+    group: Name = "default"
+    leverage: int | None = None
 
 
 class Deposit(CommandBase, frozen=True, kw_only=True, tag="deposit"):
     """`amount` in cents."""
 
     amount: int
+
+
+class Withdraw(CommandBase, frozen=True, kw_only=True, tag="withdraw"):
+    """`amount` in cents; no more than is free."""
+
+    amount: int
+
+
+class SetGroup(CommandBase, frozen=True, kw_only=True, tag="set_group"):
+    """Copies the terms of the group, as they are now, into the account. Open positions keep their margin."""
+
+    group: Name
+    leverage: int | None = None
 
 
 class Place(CommandBase, frozen=True, kw_only=True, tag="place"):
@@ -130,6 +146,7 @@ class SetTrading(CommandBase, frozen=True, kw_only=True, tag="set_trading"):
 Command: TypeAlias = (
     OpenAccount
     | Deposit
+    | Withdraw
     | Place
     | Amend
     | Cancel
@@ -139,6 +156,7 @@ Command: TypeAlias = (
     | CloseBy
     | CloseAll
     | SetTrading
+    | SetGroup
 )
 
 

@@ -4,6 +4,7 @@ from typing import Final, TypeAlias
 
 import msgspec
 
+from tradewind.engine.groups import Terms
 from tradewind.engine.messages.reasons import RejectReason
 from tradewind.engine.messages.words import CloseReason, OrderKind, Side, TimeInForce, TradingState
 
@@ -28,11 +29,33 @@ class EventBase(
 
 
 class AccountOpened(EventBase, frozen=True, kw_only=True, tag="account_opened"):
+    """`terms` are left out where they are the built-in ones."""
+
     leverage: int
+    terms: Terms | None = None
+
+
+class GroupChanged(EventBase, frozen=True, kw_only=True, tag="group_changed"):
+    """The account trades on these terms from here on."""
+
+    leverage: int
+    terms: Terms | None = None
 
 
 class Deposited(EventBase, frozen=True, kw_only=True, tag="deposited"):
     """`balance` is the balance after it, here and in PositionClosed: the audit checks it."""
+
+    amount: int
+    balance: int
+
+
+class Withdrawn(EventBase, frozen=True, kw_only=True, tag="withdrawn"):
+    amount: int
+    balance: int
+
+
+class DebtForgiven(EventBase, frozen=True, kw_only=True, tag="debt_forgiven"):
+    """The balance was below zero with nothing open any more; the house bears `amount`."""
 
     amount: int
     balance: int
@@ -43,6 +66,7 @@ class OrderFilled(EventBase, frozen=True, kw_only=True, tag="order_filled"):
 
     order: the resting order, `left` units of which go on resting; empty for an order filled when it came.
     volume_canceled: what was left of the order and could not wait.
+    balance: the one after the commission; left out without one.
     """
 
     position: str
@@ -51,6 +75,8 @@ class OrderFilled(EventBase, frozen=True, kw_only=True, tag="order_filled"):
     volume: int
     price: int
     margin: int
+    commission: int = 0
+    balance: int | None = None
     order: str = ""
     left: int = 0
     volume_canceled: int = 0
@@ -161,6 +187,7 @@ class PositionClosed(EventBase, frozen=True, kw_only=True, tag="position_closed"
     margin: int
     balance: int
     reason: CloseReason
+    commission: int = 0
 
 
 class PositionsClosedBy(EventBase, frozen=True, kw_only=True, tag="positions_closed_by"):
@@ -237,6 +264,9 @@ Event: TypeAlias = (
     | MarginCall
     | MarginRestored
     | TradingChanged
+    | GroupChanged
+    | Withdrawn
+    | DebtForgiven
 )
 
 

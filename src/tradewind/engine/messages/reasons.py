@@ -14,6 +14,7 @@ class RejectReason(enum.StrEnum):
     ACCOUNT_REDUCING = "account_reducing"
     CANCEL_PENDING = "cancel_pending"
     DUPLICATE_ID = "duplicate_id"
+    INSUFFICIENT_FUNDS = "insufficient_funds"
     INSUFFICIENT_MARGIN = "insufficient_margin"
     INVALID_AMOUNT = "invalid_amount"
     INVALID_LEVERAGE = "invalid_leverage"
@@ -27,6 +28,10 @@ class RejectReason(enum.StrEnum):
     OPEN_ORDERS_LIMIT = "open_orders_limit"
     OPEN_POSITIONS_LIMIT = "open_positions_limit"
     REPLACE_PENDING = "replace_pending"
+    ORDER_RATE = "order_rate"
+    ORDER_VALUE = "order_value"
+    ORDER_VOLUME = "order_volume"
+    PRICE_COLLAR = "price_collar"
     STALE_QUOTE = "stale_quote"
     SYMBOL_HALTED = "symbol_halted"
     SYMBOL_REDUCING = "symbol_reducing"
@@ -35,6 +40,7 @@ class RejectReason(enum.StrEnum):
     TOO_LATE_TO_CANCEL = "too_late_to_cancel"
     UNKNOWN_ACCOUNT = "unknown_account"
     UNKNOWN_ORDER = "unknown_order"
+    UNKNOWN_GROUP = "unknown_group"
     UNKNOWN_POSITION = "unknown_position"
     UNKNOWN_SYMBOL = "unknown_symbol"
 
@@ -49,8 +55,9 @@ _SENTENCES: Final[dict[RejectReason, str]] = {
     RejectReason.ACCOUNT_REDUCING: "The account may only reduce its positions.",
     RejectReason.CANCEL_PENDING: "A cancel of the order is under way; it cannot be changed any more.",
     RejectReason.DUPLICATE_ID: "The id was used before with another body; use a new id for a new order.",
+    RejectReason.INSUFFICIENT_FUNDS: "No more can be withdrawn than is free.",
     RejectReason.INSUFFICIENT_MARGIN: "The free margin does not cover the margin of the new position.",
-    RejectReason.INVALID_AMOUNT: f"A deposit must be between 1 and {DEPOSIT_CENTS_MAX} cents.",
+    RejectReason.INVALID_AMOUNT: f"An amount must be between 1 and {DEPOSIT_CENTS_MAX} cents.",
     RejectReason.INVALID_LEVERAGE: f"The leverage must be between 1 and {LEVERAGE_MAX}.",
     RejectReason.INVALID_PRICE: f"The order's kind needs other prices, each between 1 and {PRICE_MAX}.",
     RejectReason.INVALID_PROTECTION: "The stop-loss or take-profit is not on its side of the price.",
@@ -62,6 +69,10 @@ _SENTENCES: Final[dict[RejectReason, str]] = {
     RejectReason.OPEN_ORDERS_LIMIT: "As many orders of the account rest as may; cancel some first.",
     RejectReason.OPEN_POSITIONS_LIMIT: "The account holds as many positions as it may; close some first.",
     RejectReason.REPLACE_PENDING: "A change of the order is under way; wait for its outcome.",
+    RejectReason.ORDER_RATE: "The account sends more orders than it may; wait a moment.",
+    RejectReason.ORDER_VALUE: "The order is worth more than an order of the account may be.",
+    RejectReason.ORDER_VOLUME: "The order is larger than an order of the account may be.",
+    RejectReason.PRICE_COLLAR: "The price is too far from the market.",
     RejectReason.STALE_QUOTE: "The last quote is too old to trade at; try again when quotes flow.",
     RejectReason.SYMBOL_HALTED: "Trading of the symbol is halted; only cancels pass.",
     RejectReason.SYMBOL_REDUCING: "Positions in the symbol may only be reduced.",
@@ -70,6 +81,7 @@ _SENTENCES: Final[dict[RejectReason, str]] = {
     RejectReason.TOO_LATE_TO_CANCEL: "The order has ended already.",
     RejectReason.UNKNOWN_ACCOUNT: "There is no account of this id; open it first.",
     RejectReason.UNKNOWN_ORDER: "The account has no resting order of this id.",
+    RejectReason.UNKNOWN_GROUP: "There is no group of this name.",
     RejectReason.UNKNOWN_POSITION: "The account has no open position of this id.",
     RejectReason.UNKNOWN_SYMBOL: "The symbol is not traded here.",
 }
