@@ -16,9 +16,13 @@ from tradewind.engine.instruments import INSTRUMENTS
 from tradewind.engine.messages import (
     BUY,
     SELL,
+    Amend,
     Answer,
+    Cancel,
+    CancelAll,
     Close,
     CloseAll,
+    CloseBy,
     Command,
     Deposit,
     OpenAccount,
@@ -32,6 +36,9 @@ from tradewind.feed.simulation import MARKETS
 from tradewind.ops.mix import BUY_SHARE, DEPOSIT_CENTS, DRY_CENTS, LEVERAGE, position_volume
 
 POSITIONS_KNOWN_MAX: Final = 8
+PRICE_POINTS: Final = 100
+"""Prices of resting orders are so far from the market's first one at most: it gets there in a run."""
+
 NAMES_KNOWN_MAX: Final = 16
 NAMING_FIELDS: Final = ("position", "order")
 KINDS: Final[tuple[Any, ...]] = get_args(Command)
@@ -51,6 +58,7 @@ class AccountView:
     is_open: bool = False
     balance: int = 0
     positions: list[str] = field(default_factory=list)
+    orders: list[str] = field(default_factory=list)
     names: list[str] = field(default_factory=list)
     """Of positions, and whatever else answers name, open or not."""
 
@@ -64,9 +72,16 @@ class AccountView:
         named = (getattr(answer, field, None) for field in NAMING_FIELDS)
         self.names.extend(name for name in named if name is not None)
         del self.names[:-NAMES_KNOWN_MAX]
+        if isinstance(command, Place) and answer.order is not None:
+            self.orders.append(answer.order)
+            del self.orders[:-POSITIONS_KNOWN_MAX]
         if isinstance(command, Place) and answer.position is not None:
             self.positions.append(answer.position)
             del self.positions[:-POSITIONS_KNOWN_MAX]
+        elif isinstance(command, CancelAll) and answer.status == "done":
+            self.orders.clear()
+        elif isinstance(command, Cancel) and command.order in self.orders:
+            self.orders.remove(command.order)
         elif isinstance(command, SetTrading) and answer.status == "done":
             self.trading = command.state
         elif isinstance(command, CloseAll) and answer.status == "done":
@@ -91,6 +106,45 @@ def _place(chance: random.Random, view: AccountView, id: str) -> Command:
     side = BUY if chance.random() < BUY_SHARE else SELL
     volume = position_volume(instrument) - chance.randrange(3) * instrument.volume_step
     return Place(account=view.name, id=id, symbol=instrument.symbol, side=side, volume=volume)
+
+
+def _rest(chance: random.Random, view: AccountView, id: str) -> Command:
+    """A limit, stop or stop-limit order near the market: some are filled at once, some when it moves."""
+    order = _place(chance, view, id)
+    assert isinstance(order, Place)
+    kind = chance.choice(("limit", "stop", "stop_limit"))
+    return msgspec.structs.replace(
+        order,
+        kind=kind,
+        price=None if kind == "stop" else _price(chance, order.symbol),
+        stop_price=None if kind == "limit" else _price(chance, order.symbol),
+        time_in_force=chance.choice(("gtc", "gtc", "day", "ioc", "fok")),
+        reduce_only=chance.random() < 0.1,
+    )
+
+
+def _price(chance: random.Random, symbol: str) -> int:
+    return MARKETS[symbol].start + chance.randrange(-PRICE_POINTS, PRICE_POINTS)
+
+
+def _amend(chance: random.Random, view: AccountView, id: str) -> Command:
+    if not view.orders:
+        return _rest(chance, view, id)
+    volume = 1_000 * chance.randrange(1, 20)
+    return Amend(account=view.name, id=id, order=chance.choice(view.orders), volume=volume)
+
+
+def _cancel(chance: random.Random, view: AccountView, id: str) -> Command:
+    if not view.orders:
+        return CancelAll(account=view.name, id=id)
+    return Cancel(account=view.name, id=id, order=chance.choice(view.orders))
+
+
+def _close_by(chance: random.Random, view: AccountView, id: str) -> Command:
+    if len(view.positions) < 2:
+        return _place(chance, view, id)
+    position, by = chance.sample(view.positions, 2)
+    return CloseBy(account=view.name, id=id, position=position, by=by)
 
 
 def _close(chance: random.Random, view: AccountView, id: str) -> Command:
@@ -136,7 +190,7 @@ def _value(chance: random.Random, view: AccountView, name: str, type: msgspec.in
         case msgspec.inspect.LiteralType():
             return chance.choice(sorted(type.values))
         case msgspec.inspect.IntType() if "price" in name or name in ("stop_loss", "take_profit"):
-            return MARKETS[chance.choice(SYMBOLS)].start + chance.randrange(-500, 500)
+            return _price(chance, chance.choice(SYMBOLS))
         case msgspec.inspect.IntType():
             return 1_000 * chance.randrange(1, 40) if name == "volume" else chance.randrange(1, 1_000)
         case msgspec.inspect.StrType():
@@ -160,8 +214,12 @@ def _odd(chance: random.Random, view: AccountView, id: str) -> Command:
 
 
 MAKERS: Final[Mapping[Maker, int]] = {
-    _place: 60,
-    _close: 28,
+    _place: 45,
+    _rest: 25,
+    _close: 24,
+    _amend: 5,
+    _cancel: 8,
+    _close_by: 2,
     _deposit: 8,
     _close_all: 3,
     _set_trading: 1,
