@@ -10,7 +10,7 @@ import pytest
 
 from tests.conftest import EmbeddedCluster
 from tests.support.client_fixtures import MakeClient
-from tests.support.fake_server import SILENCE, FakeServer, bulk
+from tests.support.fake_server import HANG_UP, SILENCE, FakeServer, bulk
 from tests.support.proxy import ProxiedCluster
 from tests.support.waiting import eventually
 from tradewind import RedisCluster
@@ -119,6 +119,32 @@ async def test_an_old_connection_is_made_anew_and_costs_no_call(
     assert stats.retries == 0
     assert sum(node.connections_lost for node in stats.nodes) == 0
     await eventually(lambda: lanes(client) == 1)
+
+
+@pytest.mark.parametrize("lanes", [1, 2])
+async def test_an_old_connection_serves_until_a_new_one_is_there(
+    server: FakeServer, make_client: MakeClient, lanes: int
+) -> None:
+    """A server may take no new connection at the moment, or be long about it."""
+    client = make_client(server.port, connection_age_s_max=2.0, lanes=2)
+    await client.initialize()
+    node = client._need_router().nodes.owners[0]
+    assert node is not None
+    if lanes == 2:
+        node.dialer.open_lane_soon()
+        await eventually(lambda: len(node.lanes) == 2)
+    made, waits = server.connections_made, node.waits
+    answers = {b"HELLO": HANG_UP, b"GET": bulk("v")}
+    server.answer = lambda request: answers.get(request[0])
+    while server.connections_made < made + 3:  # each of them refused
+        assert await client.get("key") == b"v"
+        await asyncio.sleep(0.001)
+    assert client.stats().nodes[0].dial_failures >= 2
+    del answers[b"HELLO"]
+    old = set(node.lanes)
+    await eventually(lambda: bool(node.lanes) and not old & set(node.lanes))
+    assert node.waits == waits, "nobody had to wait"
+    assert client.stats().retries == 0
 
 
 def test_too_short_a_life_is_refused() -> None:

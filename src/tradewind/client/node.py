@@ -7,7 +7,7 @@ import asyncio
 import random
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import Any, Protocol
 
@@ -89,6 +89,7 @@ class Node:
         self.lanes: list[Lane] = []  # the shared ones that are open
         self._preferred: Lane | None = None
         self._outdated: set[Lane] = set()  # of the lanes: get nothing new, are closed when they owe nothing
+        self._aged: set[Lane] = set()  # of the lanes: become outdated when a new one is there
         self._renewed_s = float("-inf")
         self.dialer = Dialer(
             self.name,
@@ -113,7 +114,7 @@ class Node:
             settings=settings,
             answer_s=timeouts.silence_s,
             send=self._send_upkeep,
-            renew=self.renew_connections,
+            renew=self.replace_old_lanes,
             on_refused=owner.count,
             rng=rng,
         )
@@ -205,12 +206,16 @@ class Node:
         self.lanes.append(lane)
         self.generation += 1
         self.upkeep.opened(lane, begun_s)
+        if self._aged:
+            self._leave(self._aged)
         self._choose_preferred()
         self._admit_waiting()
 
     def _on_dials_allowed(self) -> None:
         if self.waiting:
             self.connect_soon()
+        if self._aged:
+            self.dialer.open_lane_soon()
 
     def connect_soon(self) -> None:
         """Open a lane if there is none, as soon as dials are allowed."""
@@ -233,18 +238,35 @@ class Node:
         self._preferred = min(lanes, key=lambda lane: lane.behind_for_s(now_s) > SLOW_LANE_S, default=None)
 
     def renew_connections(self) -> None:
-        """New commands go over new connections, for which the name is resolved afresh; when they are old.
+        """New commands go over new connections, for which the name is resolved afresh.
 
-        And for a server that says that it is a replica: after a failover its name may lead to another one.
-        What is on its way stays there.
+        For a server that says that it is a replica: after a failover its name may lead to another one. What
+        is on its way stays there.
         """
         now_s = time.monotonic()
         if self._closed is None and now_s - self._renewed_s > RENEWAL_S_MIN:
             self._renewed_s = now_s
-            self._outdated.update(self.lanes)
+            self._leave(self.lanes)
             self._choose_preferred()
             self.dedicated.renew(now_s)
-            asyncio.get_running_loop().call_soon(self._close_outdated)
+
+    def replace_old_lanes(self) -> None:
+        """The lanes are old: another one is made, and they serve until it is there, however long that takes.
+
+        Where all places are taken, the last lane makes room; with one place in all, callers wait meanwhile.
+        """
+        self._aged.update(self.lanes)
+        if len(self.lanes) >= self._limits.shared_lanes_max:
+            self._leave(self.lanes[-1:])
+            self._choose_preferred()
+        self.dedicated.renew(time.monotonic())
+        self.dialer.open_lane_soon()
+
+    def _leave(self, lanes: Iterable[Lane]) -> None:
+        """They get nothing new, and are closed when they owe nothing."""
+        self._outdated.update(lanes)
+        self._aged.difference_update(self._outdated)
+        asyncio.get_running_loop().call_soon(self._close_outdated)
 
     def _close_outdated(self) -> None:
         for lane in [lane for lane in self._outdated if not lane.load]:
@@ -252,6 +274,8 @@ class Node:
             lane.close(
                 RedisConnectionError(f"{lane.name}: made anew: it was old, or the server became a replica")
             )
+        if self._aged:  # there may be room now
+            self.dialer.open_lane_soon()
 
     def _send_upkeep(self, lane: Lane, command: Command) -> None:
         self._send(lane, command)
@@ -278,6 +302,7 @@ class Node:
             self.connections_lost += 1
             self.dialer.on_lost(lane)
         self._outdated.discard(lane)
+        self._aged.discard(lane)
         self.dialer.last_error = str(error)
         self.in_flight -= len(sent) + len(unsent)
         self.in_flight_bytes -= sum(len(command.packed) for command in (*sent, *unsent))

@@ -33,7 +33,7 @@ class Upkeep:
     `send` puts a command on a shared lane. A lane that has been idle for `settings.health_check_s` gets a
     PING (0: never); if no answer comes for `answer_s`, the watchdog gives the lane up, as it does when a
     caller waits. `on_refused` hears of each AUTH that the server did not take: the connection goes on as the
-    user that it was. `renew` is called so that no lane is older than `settings.age_s_max`, with some jitter.
+    user that it was. `renew` is called when lanes are as old as `settings.age_s_max`, with some jitter.
     """
 
     def __init__(
