@@ -9,7 +9,6 @@ from tests.engine.books import NOW_MS, QUOTES, Desk
 from tradewind.engine.account import from_fields, to_fields
 from tradewind.engine.book import rebuild
 from tradewind.engine.cash import cash_flows
-from tradewind.engine.groups import DEFAULT_TERMS, Terms, decode_terms, encode_terms, shared
 from tradewind.engine.messages import (
     Answer,
     DebtForgiven,
@@ -22,6 +21,7 @@ from tradewind.engine.messages import (
     decode_event,
     encode,
 )
+from tradewind.engine.messages.groups import DEFAULT_TERMS, Terms, decode_terms, encode_terms, shared
 
 
 def desk_with(terms: Terms, deposit: int = 1_000_000) -> Desk:

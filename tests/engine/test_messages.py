@@ -5,7 +5,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tradewind.engine.groups import Terms
 from tradewind.engine.messages import (
     Amend,
     Answer,
@@ -32,6 +31,7 @@ from tradewind.engine.messages import (
     fingerprint,
     reasons,
 )
+from tradewind.engine.messages.groups import Terms
 
 ids = st.text(st.characters(min_codepoint=32, max_codepoint=126), min_size=1, max_size=64).filter(
     lambda text: not text.startswith("quote:")

@@ -60,6 +60,8 @@ COMMAND_ROUTES: Final = (
     CommandRoute("/v1/positions/close-all", messages.CloseAll, "trade", "Close all, or of a symbol or side"),
     CommandRoute("/v1/accounts", messages.OpenAccount, "admin", "Open an account"),
     CommandRoute("/v1/accounts/deposit", messages.Deposit, "admin", "Deposit cents"),
+    CommandRoute("/v1/accounts/withdraw", messages.Withdraw, "admin", "Withdraw cents that are free"),
+    CommandRoute("/v1/accounts/group", messages.SetGroup, "admin", "Trade on the terms of a group"),
     CommandRoute("/v1/accounts/trading", messages.SetTrading, "admin", "Active, reducing or halted"),
 )
 _BODIES: Final = {route.path: body_of(route.command) for route in COMMAND_ROUTES}

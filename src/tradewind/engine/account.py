@@ -12,9 +12,9 @@ import msgspec
 
 from tradewind.engine import messages
 from tradewind.engine.errors import InconsistentEvent
-from tradewind.engine.groups import DEFAULT_TERMS, Terms, decode_terms, encode_terms, shared
 from tradewind.engine.instruments import INSTRUMENTS, Instrument, Quote
 from tradewind.engine.messages import ACTIVE, BUY, Event, Side, TradingState
+from tradewind.engine.messages.groups import DEFAULT_TERMS, Terms, decode_terms, encode_terms, shared
 from tradewind.engine.money import closing_price, profit_cents, worst_price
 from tradewind.engine.resting import RestingOrders, sequence_of
 

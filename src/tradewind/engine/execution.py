@@ -10,7 +10,6 @@ from typing import Final, NamedTuple
 
 from tradewind.engine.account import Account
 from tradewind.engine.checks import Refusal, check_collar, check_margin
-from tradewind.engine.groups import DEFAULT_TERMS
 from tradewind.engine.instruments import INSTRUMENTS, Instrument, Quote
 from tradewind.engine.ledger import Ledger
 from tradewind.engine.messages import (
@@ -21,6 +20,7 @@ from tradewind.engine.messages import (
     RejectReason,
     opposite,
 )
+from tradewind.engine.messages.groups import DEFAULT_TERMS
 from tradewind.engine.money import margin_cents, opening_price
 from tradewind.engine.resting import Order
 

@@ -12,8 +12,8 @@ from typing import Final
 
 import msgspec
 
-from tradewind.engine.groups import Terms, decode_terms
 from tradewind.engine.messages import ACTIVE, HALTED, TradingState
+from tradewind.engine.messages.groups import Terms, decode_terms
 
 SYSTEM_FIELD: Final = "system"
 SYMBOL_FIELD_PREFIX: Final = "symbol:"

@@ -8,7 +8,6 @@ them does not answer, workers trade on by what they know.
 from redis.exceptions import RedisError
 
 from tradewind import RedisCluster
-from tradewind.engine.groups import Terms, encode_terms
 from tradewind.engine.house import (
     GROUP_FIELD_PREFIX,
     SYMBOL_FIELD_PREFIX,
@@ -20,6 +19,7 @@ from tradewind.engine.house import (
 )
 from tradewind.engine.keys import GROUPS_KEY, HOUSE_CHANNEL, HOUSE_KEY
 from tradewind.engine.messages import encode
+from tradewind.engine.messages.groups import Terms, encode_terms
 
 
 async def load_house(client: RedisCluster, house: House) -> None:

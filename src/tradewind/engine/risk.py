@@ -11,10 +11,10 @@
 from typing import Final
 
 from tradewind.engine.account import Account
-from tradewind.engine.groups import DEFAULT_TERMS
 from tradewind.engine.instruments import Quote
 from tradewind.engine.ledger import Ledger
 from tradewind.engine.messages import DebtForgiven, MarginCall, MarginRestored
+from tradewind.engine.messages.groups import DEFAULT_TERMS
 
 MARGIN_CALL_PERCENT: Final = DEFAULT_TERMS.margin_call_percent
 MARGIN_RESTORED_PERCENT: Final = DEFAULT_TERMS.margin_restored_percent

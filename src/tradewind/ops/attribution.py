@@ -10,7 +10,6 @@ from typing import Final, NamedTuple, TypeAlias
 
 import msgspec
 
-from tradewind.engine.groups import DEFAULT_TERMS
 from tradewind.engine.messages import (
     AccountOpened,
     AllCanceled,
@@ -46,6 +45,7 @@ from tradewind.engine.messages import (
     Withdrawn,
     encode,
 )
+from tradewind.engine.messages.groups import DEFAULT_TERMS
 
 QUOTE_CAUSE: Final = "quote:"
 

@@ -1,7 +1,6 @@
 """Opening accounts, the terms they trade on, paying in and out."""
 
 from tradewind.engine.checks import Refusal, find_account
-from tradewind.engine.groups import DEFAULT_TERMS, Terms
 from tradewind.engine.ledger import Ledger
 from tradewind.engine.messages import (
     DEPOSIT_CENTS_MAX,
@@ -17,6 +16,7 @@ from tradewind.engine.messages import (
     Withdraw,
     Withdrawn,
 )
+from tradewind.engine.messages.groups import DEFAULT_TERMS, Terms
 from tradewind.engine.risk import restore_if_recovered
 
 

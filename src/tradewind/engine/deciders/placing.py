@@ -12,7 +12,6 @@ from tradewind.engine.checks import (
     find_instrument,
 )
 from tradewind.engine.execution import Fill, carry_on, execute, plan
-from tradewind.engine.groups import DEFAULT_TERMS
 from tradewind.engine.ledger import Ledger
 from tradewind.engine.messages import (
     Answer,
@@ -22,6 +21,7 @@ from tradewind.engine.messages import (
     Place,
     RejectReason,
 )
+from tradewind.engine.messages.groups import DEFAULT_TERMS
 from tradewind.engine.money import closing_price
 from tradewind.engine.resting import Order
 from tradewind.engine.risk import restore_if_recovered

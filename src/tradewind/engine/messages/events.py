@@ -4,7 +4,7 @@ from typing import Final, TypeAlias
 
 import msgspec
 
-from tradewind.engine.groups import Terms
+from tradewind.engine.messages.groups import Terms
 from tradewind.engine.messages.reasons import RejectReason
 from tradewind.engine.messages.words import CloseReason, OrderKind, Side, TimeInForce, TradingState
 
