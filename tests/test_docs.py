@@ -16,7 +16,7 @@ import tradewind
 from tests.programs import ROOT, output_of
 from tradewind.api import keys as api_keys
 from tradewind.api import limits as api_limits
-from tradewind.api import reads
+from tradewind.api import reads, stream, tail
 from tradewind.api.app import LIVE_PATH, READY_PATH
 from tradewind.api.commands import BULK_PATH, COMMAND_ROUTES
 from tradewind.api.openapi import OPENAPI_PATH
@@ -250,6 +250,8 @@ FIGURES = {
         f"| waiting for a read | {api_limits.READ_S_MAX:.0f} s,",
         f"| commands waiting in one process | {api_limits.PENDING_MAX:,};",
         f"| events in a page | {reads.EVENTS_PER_PAGE_MAX:,} |",
+        f"| streams in one process | {tail.SUBSCRIBERS_MAX:,}, with {tail.EVENTS_WAITING_MAX:,} events",
+        f"After {stream.HEARTBEAT_S:.0f} s without an event",
         f"| keys | {api_keys.KEYS_MAX:,} |",
     ),
 }

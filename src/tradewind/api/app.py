@@ -14,6 +14,7 @@ from tradewind.api.openapi import OPENAPI_PATH, document
 from tradewind.api.problems import RETRY_AFTER_S, Problem, problem
 from tradewind.api.reads import NoQuery, ReadService
 from tradewind.api.replies import defect_reply, http_reply, json_reply, problem_reply
+from tradewind.api.stream import stream_handler
 
 LIVE_PATH: Final = "/health/live"
 READY_PATH: Final = "/health/ready"
@@ -21,8 +22,10 @@ READY_PATH: Final = "/health/ready"
 
 def build_app(backend: Backend) -> Litestar:
     """The ASGI application over an open backend, whose life is the caller's affair."""
+    reads = ReadService(backend)
+    handlers = [*CommandService(backend).handlers(), *reads.handlers(), *_own_handlers(backend)]
     return Litestar(
-        [*CommandService(backend).handlers(), *ReadService(backend).handlers(), *_own_handlers(backend)],
+        [*handlers, stream_handler(backend, reads)],
         exception_handlers={
             Problem: problem_reply,
             HTTPException: http_reply,

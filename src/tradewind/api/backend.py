@@ -15,6 +15,7 @@ from tradewind import RedisCluster, clock
 from tradewind.api.keys import ApiKey, Scope, load_keys, matching
 from tradewind.api.limits import PENDING_MAX, READ_S_MAX, TokenBucket
 from tradewind.api.problems import problem
+from tradewind.api.tail import EventHub
 from tradewind.engine.desk import OrderDesk
 from tradewind.engine.lease import Leases
 
@@ -41,6 +42,7 @@ class Backend:
 
     def __post_init__(self) -> None:
         self.reads = self.client.with_options(timeout_s=READ_S_MAX)
+        self.hub = EventHub(self.client, self.reads, self.partitions)
 
     def authenticate(self, header: str | None) -> ApiKey:
         """The key of an `Authorization` header.
@@ -127,4 +129,5 @@ async def opened_backend(client: RedisCluster, partitions: int) -> AsyncIterator
             with suppress(asyncio.CancelledError):
                 await keeper
     finally:
+        await backend.hub.aclose()
         await desk.aclose()

@@ -12,6 +12,7 @@ from urllib.parse import parse_qsl
 
 import msgspec
 from litestar import Request
+from litestar.connection import ASGIConnection
 
 from tradewind.api.limits import BODY_S_MAX
 from tradewind.api.problems import malformed, problem
@@ -57,7 +58,7 @@ async def read_body(request: Request[Any, Any, Any], decode: Callable[[bytes], T
     return _decoded(decode, body)
 
 
-def read_query(request: Request[Any, Any, Any], form: type[T]) -> T:
+def read_query(request: ASGIConnection[Any, Any, Any, Any], form: type[T]) -> T:
     """The query string as `form`, whose fields are the parameters; each at most once.
 
     :raises Problem: 400 it is not of the form

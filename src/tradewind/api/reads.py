@@ -19,6 +19,7 @@ from tradewind.api.backend import Backend
 from tradewind.api.bodies import read_query
 from tradewind.api.problems import Problem, of_cluster, problem, rejected
 from tradewind.api.replies import json_reply
+from tradewind.api.tail import sequence_of
 from tradewind.engine.account import Account, Position, from_fields
 from tradewind.engine.instruments import INSTRUMENTS, Instrument, Quote, decode_quote
 from tradewind.engine.keys import LAST_QUOTES_KEY, PartitionKeys, partition_of
@@ -197,11 +198,11 @@ class ReadService:
         )
         events: list[NumberedEvent] = []
         after = query.after
-        is_trimmed = bool(entries) and _sequence(entries[0][0]) > after + 1
+        is_trimmed = bool(entries) and sequence_of(entries[0][0]) > after + 1
         for entry_id, fields in entries:
             if len(events) == query.limit:
                 return EventPage(events, after, False, is_trimmed)
-            after = _sequence(entry_id)
+            after = sequence_of(entry_id)
             event = decode_event(fields[b"event"])
             if event.account == query.account:
                 events.append(NumberedEvent(after, event))
@@ -237,11 +238,6 @@ class ReadService:
 
     def handlers(self) -> list[HTTPRouteHandler]:
         return list(map(self.handler, READ_ROUTES))
-
-
-def _sequence(entry_id: bytes) -> int:
-    """Events have the ids `<sequence>-0`."""
-    return int(entry_id.partition(b"-")[0])
 
 
 def _position_state(position: Position, quotes: dict[str, Quote]) -> PositionState:

@@ -63,6 +63,7 @@ async def running_api(
             yield backend
         finally:
             backend.stopping = True
+            await backend.hub.aclose()
             server.stop()  # type: ignore[no-untyped-call]  # granian has no annotation there
             await _end(serving)
 
