@@ -20,8 +20,10 @@ from tradewind.engine import fleet
 
 fleet.RESTART_AFTER_S, fleet.STOP_S_MAX = 0.05, {stop_s_max}
 
-def child(index):
+def child(index, parent):
     {on_term}
+    signal.signal(signal.SIGUSR1, lambda *_: parent.replace_me())
+    signal.signal(signal.SIGUSR2, lambda *_: parent.joined())
     os.write(1, f"{{index}} {{os.getpid()}}\\n".encode())
     while True:
         time.sleep(0.01)
@@ -93,3 +95,35 @@ def test_a_child_that_does_not_listen_is_killed_and_the_exit_code_tells():
         process.terminate()
         assert process.wait(30) == 1
         assert not any(map(alive, children.values()))
+
+
+def test_a_child_that_asks_for_it_is_replaced_and_stops_only_once_the_new_one_has_joined():
+    with fleet(2) as (process, next_child):
+        children = dict(next_child() for _ in range(2))
+        os.kill(children[1], signal.SIGUSR1)
+        index, new = next_child()
+        assert index == 1
+        assert alive(children[1])
+        os.kill(new, signal.SIGUSR2)
+        wait_until(lambda: not alive(children[1]), "the old child ends")
+        assert alive(new)
+        process.terminate()
+        assert process.wait(30) == 0
+        assert not alive(new)
+
+
+def test_a_new_child_that_dies_before_it_has_joined_leaves_the_old_one_in_its_place():
+    with fleet(2) as (process, next_child):
+        children = dict(next_child() for _ in range(2))
+        os.kill(children[0], signal.SIGUSR1)
+        _, new = next_child()
+        os.kill(new, signal.SIGKILL)
+        wait_until(lambda: not alive(new), "the new child ends")
+        assert alive(children[0])
+        os.kill(children[0], signal.SIGUSR1)
+        index, newer = next_child()
+        assert index == 0
+        os.kill(newer, signal.SIGUSR2)
+        wait_until(lambda: not alive(children[0]), "the old child ends")
+        process.terminate()
+        assert process.wait(30) == 0

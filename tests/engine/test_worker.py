@@ -286,7 +286,7 @@ async def test_quotes_reach_every_partition(crew: Crew, asker: Asker, client: Re
     refused = await asyncio.gather(*(asker.ask(place(account, "early")) for account in ACCOUNTS))
     assert {str(answer.reason) for answer in refused} == {"no_quote"}
     subscribed = [worker._subscription for worker in crew.workers]
-    await eventually(lambda: sum(s.confirmed for s in subscribed) == PARTITIONS + len(crew.workers))
+    await eventually(lambda: sum(s.confirmed for s in subscribed) == PARTITIONS + 2 * len(crew.workers))
     frame = encode_frame(QuoteFrame(1, [quote()]))
     for partition in range(PARTITIONS):
         await client.execute_command("SPUBLISH", PartitionKeys(partition).quotes_channel, frame)
@@ -351,7 +351,7 @@ async def test_a_change_reaches_workers_by_message_long_before_the_next_round(
     await crew.start(2)
     await crew.settle([6, 6])
     for worker in crew.workers:
-        await eventually(lambda worker=worker: worker._subscription.confirmed == 7)
+        await eventually(lambda worker=worker: worker._subscription.confirmed == 8)
     monkeypatch.setattr(worker_module, "ROUND_S", 3_600)
     await asyncio.sleep(0.1)  # the rounds that were under way
     await set_ruling(client, "EURUSD", Ruling("reducing", "a test", 1))
@@ -363,3 +363,17 @@ async def test_a_change_whose_message_is_lost_is_found_in_the_next_round(client:
     await crew.settle([12])
     await client.hset(HOUSE_KEY, "system", encode(Ruling("halted")))
     await eventually(lambda: crew.workers[0].house.system.state == "halted")
+
+
+async def test_what_a_worker_hands_over_is_taken_without_waiting_for_the_next_round(
+    client: RedisCluster, crew: Crew, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(worker_module, "ROUND_S", 3_600.0)
+    await crew.start(1, lease_ms=LONG_LEASE_MS)
+    (first,) = crew.workers
+    await eventually(lambda: len(first.runners) == PARTITIONS)
+    await crew.start(1, expected=1, lease_ms=LONG_LEASE_MS)
+    second = crew.workers[1]
+    await eventually(lambda: second._has_joined and second._subscription.confirmed == 2)
+    first.stop()
+    await eventually(lambda: len(second.runners) == PARTITIONS)

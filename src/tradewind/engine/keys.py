@@ -14,9 +14,20 @@ WORKERS_KEY = "tw:{engine}:workers"
 LAST_QUOTES_KEY = "tw:{engine}:quotes"
 HOUSE_KEY = "tw:{engine}:states"
 GROUPS_KEY = "tw:{engine}:groups"
+FLEET_CHANNEL = "tw:{engine}:fleet"
+"""Partitions were given back, or a worker is to be replaced: see `FREE` and `replace_message`."""
+
 HOUSE_CHANNEL = "tw:{engine}:house"
 
 DAY_MS = 86_400_000
+
+
+FREE = b"free"
+
+
+def replace_message(worker: str) -> bytes:
+    """Asks the worker of this name to have itself replaced."""
+    return b"replace " + worker.encode()
 
 
 def partition_of(account: str, partitions: int) -> int:

@@ -10,6 +10,7 @@ import asyncio
 import logging
 import os
 import secrets
+from collections.abc import Callable
 
 import msgspec
 from redis.exceptions import RedisError
@@ -18,7 +19,14 @@ from tradewind import RedisCluster, clock
 from tradewind.engine.house import House, decode_rules
 from tradewind.engine.house_store import load_house
 from tradewind.engine.instruments import Quote, decode_frame, decode_quote
-from tradewind.engine.keys import HOUSE_CHANNEL, LAST_QUOTES_KEY, PartitionKeys
+from tradewind.engine.keys import (
+    FLEET_CHANNEL,
+    FREE,
+    HOUSE_CHANNEL,
+    LAST_QUOTES_KEY,
+    PartitionKeys,
+    replace_message,
+)
 from tradewind.engine.lease import Leases
 from tradewind.engine.partition import PartitionRunner
 from tradewind.engine.store import Lease
@@ -29,7 +37,9 @@ PACE_S_MAX = 0.1
 SETTLE_S = 3.0  # how long the expected number of workers counts although not all have been seen
 HAND_OVER_S_MAX = 2.0
 LAST_QUOTES_S_MAX = 1.0  # frames bring every quote anew within a second: no reason to wait longer
-SURPLUS_PATIENCE_ROUNDS = 2  # a share must be too large for so long before partitions are given back
+# A share must be too large for so long before partitions are given back: a worker that is being replaced and
+# the one that takes its place are both on the list for a moment.
+SURPLUS_PATIENCE_S = 0.8
 
 logger = logging.getLogger(__name__)
 
@@ -60,9 +70,22 @@ def wanted(free: list[int], count: int, rank: int, workers: int, partitions: int
 
 
 class Worker:
-    """One worker process's share of the engine. It is number `index` of `expected` that start together."""
+    """One worker process's share of the engine. It is number `index` of `expected` that start together.
 
-    def __init__(self, client: RedisCluster, partitions: int, *, index: int = 0, expected: int = 1) -> None:
+    `on_joined` is called once it is on the list of workers, `on_replace` whenever somebody asks, through the
+    cluster, to have it replaced by a new one.
+    """
+
+    def __init__(
+        self,
+        client: RedisCluster,
+        partitions: int,
+        *,
+        index: int = 0,
+        expected: int = 1,
+        on_joined: Callable[[], None] = lambda: None,
+        on_replace: Callable[[], None] = lambda: None,
+    ) -> None:
         self.name = (
             f"{index:04d}-{os.getpid()}-{secrets.token_hex(4)}"  # the list of workers is in this order
         )
@@ -78,19 +101,23 @@ class Worker:
         self._last_frame = b""
         self._channels: dict[str, int] = {}
         self._pace_s = pace_s(expected, os.cpu_count() or 1)
-        self._stopping = asyncio.Event()
-        self._surplus_rounds = 0
+        self._stopping = False
+        self._woken = asyncio.Event()  # something to do before the next round is due
+        self._surplus_since_s: float | None = None
+        self._on_joined = on_joined
+        self._on_replace = on_replace
+        self._has_joined = False
 
     # -- life cycle --------------------------------------------------------------------------------
 
     async def run(self) -> None:
         """Work until `stop` is called, then hand everything over."""
         self._subscription = await self._client.sharded_subscription(self._on_message)
-        self._subscription.add([HOUSE_CHANNEL])
+        self._subscription.add([HOUSE_CHANNEL, FLEET_CHANNEL])
         self._settle()
         await self._load_quotes()
         try:
-            while not self._stopping.is_set():
+            while not self._stopping:
                 try:
                     await self._round()
                 except (RedisError, OSError) as error:
@@ -101,26 +128,34 @@ class Worker:
 
     def stop(self) -> None:
         """Finish what is at hand and hand the partitions over."""
-        self._stopping.set()
+        self._stopping = True
+        self._woken.set()
 
     async def _pause(self, seconds: float) -> None:
         try:
             async with asyncio.timeout(seconds):
-                await self._stopping.wait()
+                await self._woken.wait()
         except TimeoutError:
             return
+        self._woken.clear()
 
     async def _hand_over(self) -> None:
+        """Leave the list before the others look: they then find what is free in their shares."""
         await self._give_back(list(self.runners))
+        try:
+            await self._leases.leave()
+            await self._tell_free()
+        except (RedisError, OSError) as error:
+            logger.info("worker %s: leaving the list: %s", self.name, error)
         lost = list(self._tasks.values())  # these may still wait for a shard that does not answer
         for task in lost:
             task.cancel()
         await asyncio.gather(*lost, return_exceptions=True)
         await self._subscription.aclose()
-        try:
-            await self._leases.leave()
-        except (RedisError, OSError) as error:
-            logger.info("worker %s: leaving the list: %s", self.name, error)
+
+    async def _tell_free(self) -> None:
+        """Others look at once instead of at their next round. Who misses the message looks then."""
+        await self._client.execute_command("SPUBLISH", FLEET_CHANNEL, FREE)
 
     # -- sharing -----------------------------------------------------------------------------------
 
@@ -132,14 +167,22 @@ class Worker:
             self._settle()
             raise
         await load_house(self._client, self.house)  # before a partition is taken, and once a round
-        if asyncio.get_running_loop().time() >= self._settled_at_s:
+        if not self._has_joined:
+            self._has_joined = True
+            self._on_joined()
+        now_s = asyncio.get_running_loop().time()
+        if now_s >= self._settled_at_s:
             self._expected, self._index = len(names), names.index(self.name)
         workers = max(len(names), self._expected)
         surplus = len(self.runners) - fair_share(self._index, workers, self._partitions)
-        self._surplus_rounds = self._surplus_rounds + 1 if surplus > 0 else 0
-        if self._surplus_rounds >= SURPLUS_PATIENCE_ROUNDS:
+        if surplus <= 0:
+            self._surplus_since_s = None
+        elif self._surplus_since_s is None:
+            self._surplus_since_s = now_s
+        elif now_s >= self._surplus_since_s + SURPLUS_PATIENCE_S:
             await self._give_back(sorted(self.runners)[-surplus:])
-        elif surplus < 0:
+            await self._tell_free()
+        if surplus < 0:
             await self._take(-surplus, self._index, workers)
 
     def _settle(self) -> None:
@@ -228,8 +271,16 @@ class Worker:
     def _on_message(self, channel: str, data: bytes) -> None:
         if channel == HOUSE_CHANNEL:
             self.house.take(decode_rules(data))
+        elif channel == FLEET_CHANNEL:
+            self._on_fleet(data)
         else:
             self._on_quotes(channel, data)
+
+    def _on_fleet(self, data: bytes) -> None:
+        if data == FREE:
+            self._woken.set()
+        elif data == replace_message(self.name):
+            self._on_replace()
 
     def _on_quotes(self, channel: str, data: bytes) -> None:
         """A frame comes once for every partition; it is read once."""

@@ -17,6 +17,10 @@ class FleetEnded(OpsError):
     """The worker processes ended although nobody told them to."""
 
 
+class RolloutFailed(OpsError):
+    """A worker was not replaced in time; those before it were, and all go on."""
+
+
 class JournalUnreadable(OpsError):
     """A journal file is missing, or has a line that is not a journal's."""
 

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 from cyclopts import Parameter
 
 from tradewind import RedisCluster
-from tradewind.engine.fleet import Fleet
+from tradewind.engine.fleet import Fleet, Parent
 from tradewind.engine.opening import open_engine
 from tradewind.engine.worker import Worker
 from tradewind.ops.cluster_url import client_of
@@ -52,8 +52,8 @@ def worker(
     fixed = asyncio.run(_open(url, partitions))  # this loop has ended before the first fork
     parent_pid = os.getpid()
 
-    def child(index: int) -> int:
-        return run_loop(_work(url, fixed, index, count, parent_pid, as_json))
+    def child(index: int, parent: Parent) -> int:
+        return run_loop(_work(url, fixed, index, count, parent, parent_pid, as_json))
 
     return Fleet(count, child, stop_on_eof=stop_on_eof).run()
 
@@ -66,10 +66,19 @@ async def _open(url: str, partitions: int | None) -> int:
         await client.aclose()
 
 
-async def _work(url: str, partitions: int, index: int, count: int, parent_pid: int, as_json: bool) -> int:
+async def _work(
+    url: str, partitions: int, index: int, count: int, parent: Parent, parent_pid: int, as_json: bool
+) -> int:
     """The life of worker process `index` of `count`."""
     client = client_of(url, lanes=1, max_connections=partitions + OTHER_CONNECTIONS)
-    worker = Worker(client, partitions, index=index, expected=count)
+    worker = Worker(
+        client,
+        partitions,
+        index=index,
+        expected=count,
+        on_joined=parent.joined,
+        on_replace=parent.replace_me,
+    )
 
     def stop() -> None:
         signal.alarm(STOP_S_MAX)
