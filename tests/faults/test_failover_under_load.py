@@ -4,7 +4,7 @@ import asyncio
 import signal
 import statistics
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 
@@ -139,6 +139,22 @@ async def test_a_failover_under_five_hundred_callers(
     rounds = await Failovers(fragile, await client.initialize(), 500).run(["killed"])
     _check_times(rounds, away_s_max=2.0)
     assert _kept_share(rounds) > 0.5
+
+
+@pytest.mark.parametrize("kind", ["killed", "stopped"])
+async def test_a_promotion_is_noticed_without_a_refresh_that_is_due(
+    fragile: EmbeddedCluster, make_client: MakeClient, kind: str
+) -> None:
+    """The replicas of a primary out of reach are asked: the limit of the refreshes holds nobody up."""
+    client = await make_client(fragile.nodes[0].port, decode_responses=True).initialize()
+    refresher = client._need_router()._refresher
+    rounds = Failovers(fragile, client, 100)
+    async with rounds.durable, rounds.plain:
+        refresher._timeouts = replace(refresher._timeouts, refresh_interval_s=60.0)
+        found = await rounds._round(kind)
+        refresher._timeouts = replace(refresher._timeouts, refresh_interval_s=0.5)
+    print(found)
+    _check_times([found], away_s_max=2.0)
 
 
 @pytest.mark.soak

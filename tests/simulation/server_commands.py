@@ -153,6 +153,9 @@ class ServerCommands:
             return server.slots_reply()
         elif name == b"COMMAND":
             return COMMANDS
+        elif name == b"ROLE":
+            owns_slots = any(owner is server for _, owner in server.view)
+            return array(bulk("master" if owns_slots else "slave"))
         elif name == b"ECHO":
             self._ledger.answered(token_of(request), request[1])
             return bulk(request[1])

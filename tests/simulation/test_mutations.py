@@ -80,7 +80,8 @@ def a_silent_lane_is_kept(patch: Patch) -> None:
 
 
 def the_map_is_never_learnt_anew(patch: Patch) -> None:
-    patch.setattr(refresh.Refresher, "soon", lambda _self: None)
+    for name in ("soon", "at_once"):
+        patch.setattr(refresh.Refresher, name, lambda _self, *_node: None)
 
 
 DEFECTS = [

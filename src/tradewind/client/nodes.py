@@ -64,6 +64,14 @@ class Nodes:
         """Nodes that own slots, each once."""
         return list(dict.fromkeys(node for node in self.owners if node is not None))
 
+    def replicas_of(self, primary: Node) -> list[Node]:
+        """Of its slots, as the map says."""
+        ranges = [item for item in self.slot_map.ranges if item.primary == primary.endpoint]
+        replicas = [self.at(one) for one in dict.fromkeys(one for item in ranges for one in item.replicas)]
+        for replica in replicas:
+            replica.role = "replica"
+        return replicas
+
     def reachable(self, preferred: Node | None) -> Node:
         """For what any node can do: the preferred one while it answers, else another that does."""
         known = [node for node in self if node.role != "unknown" and not node.dialer.is_failing]

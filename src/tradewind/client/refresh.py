@@ -57,6 +57,7 @@ class Refresher:
         self._topology = topology
         self._count = count
         self._rng = rng
+        self._first: Node | None = None  # has news, and is asked first
         self._questions: dict[Command, None] = {}  # that are on their way, in order
         self._task: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -69,6 +70,13 @@ class Refresher:
         pause_s = self._timeouts.refresh_interval_s * self._rng.uniform(1.0, 1.0 + JITTER)
         wait_s = max(0.0, self.begun_s + pause_s - time.monotonic())
         self._timer = asyncio.get_running_loop().call_later(wait_s, self._begin)
+
+    def at_once(self, first: Node) -> None:
+        """Have the map refreshed now, whatever the limit says: this node has news."""
+        self._first = first
+        if self._timer is not None:
+            self._timer.cancel()
+        self._begin()  # or, if one is under way, after it
 
     def if_older(self, age_s: float) -> None:
         """Have the map refreshed if that was last begun longer ago."""
@@ -88,7 +96,9 @@ class Refresher:
             self.last_error = str(error)
         finally:
             self._task = None
-        if self._is_urgent():
+        if self._first is not None:
+            self._begin()
+        elif self._is_urgent():
             self.soon()
 
     async def refresh(self, deadline_s: float = float("inf")) -> None:
@@ -96,7 +106,9 @@ class Refresher:
         self.begun_s = time.monotonic()
         topology = self._topology
         question = Question(topology.question, ANSWER_S, topology.unready, topology.refusal_will_do)
-        self._install(await self.ask_any(self._candidates(), question, self._read_map, deadline_s))
+        first, self._first = self._first, None
+        nodes = self._candidates() if first is None else dict.fromkeys((first, *self._candidates()))
+        self._install(await self.ask_any(nodes, question, self._read_map, deadline_s))
 
     def _read_map(self, node: Node, reply: Any) -> SlotMap:
         slot_map = self._topology.slot_map(reply, node.endpoint)
@@ -124,7 +136,7 @@ class Refresher:
                 if candidates:
                     node = candidates.popleft()
                     left_s = max(0.0, deadline_s - time.monotonic())
-                    asked[self._ask(node, question.args, min(question.answer_s, left_s))] = node
+                    asked[self.ask(node, question.args, min(question.answer_s, left_s))] = node
                 done, _ = await asyncio.wait(
                     asked, timeout=HEDGE_S if candidates else None, return_when=asyncio.FIRST_COMPLETED
                 )
@@ -160,7 +172,7 @@ class Refresher:
                 raise ClusterNotReady(f"{error} (waited {waited_s:.2f} s, {tries} tries)", error.reasons)
             await asyncio.sleep(delay_s)
 
-    def _ask(self, node: Node, args: tuple[Any, ...], timeout_s: float) -> "asyncio.Future[Any]":
+    def ask(self, node: Node, args: tuple[Any, ...], timeout_s: float) -> "asyncio.Future[Any]":
         """One harmless command to one node, by a deadline of its own."""
         now_s = time.monotonic()
         future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()

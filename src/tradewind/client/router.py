@@ -33,6 +33,7 @@ from tradewind.client.policy import (
     judge,
     unknown_outcome,
 )
+from tradewind.client.promotions import Promotions
 from tradewind.client.refresh import Answer, Question, Refresher
 from tradewind.client.retries import Retries, lost_in_redirects
 from tradewind.client.slot_news import SlotNews
@@ -111,6 +112,13 @@ class Router:
             timeouts=timeouts,
             topology=topology,
             count=self.count,
+            rng=self._rng,
+        )
+        self._promotions = Promotions(
+            self.nodes,
+            is_missed=self._is_missed,
+            ask=self._refresher.ask,
+            on_promoted=self._refresher.at_once,
             rng=self._rng,
         )
         self.refresh_soon, self.refresh_if_older = self._refresher.soon, self._refresher.if_older
@@ -213,6 +221,7 @@ class Router:
     def on_lost(self, node: Node, sent: list[Command], error: Exception) -> None:
         """A shared connection ended. What was sent is repeated, or its outcome is unknown."""
         self.refresh_soon()
+        self._promotions.watch(node)
         for command in sent:
             self.lost(node.name, command, error)
         for told in self.on_node_lost:
@@ -251,18 +260,25 @@ class Router:
         self.count(error)
         self._refresher.on_dial_failed(node, error)
         self.refresh_soon()
+        self._promotions.watch(node)
 
-    def on_suspect(self, _node: Node) -> None:
+    def on_suspect(self, node: Node) -> None:
         """A silent node sends no redirects: ask the others."""
         self.refresh_soon()
+        self._promotions.watch(node)
 
     async def refresh(self) -> None:
         """Learn the slot map now. Raises ClusterNotReady with each node's own reason."""
         await self._refresher.refresh()
 
     def _is_urgent(self) -> bool:
-        """Somebody waits for better news than the last refresh brought."""
-        return bool(self._parked) or any(node.waiting and not node.connected for node in self.nodes)
+        """Somebody waits for better news than the last refresh brought: other than a refresh itself."""
+        unreached = (node.waiting for node in self.nodes if not node.connected)
+        return bool(self._parked) or any(_has_callers(line) for line in unreached)
+
+    def _is_missed(self, node: Node) -> bool:
+        """Callers wait for it, or pause before another try."""
+        return bool(self.retries.delayed) or _has_callers(node.under_way())
 
     def _install(self, slot_map: SlotMap) -> None:
         self.refreshes += 1
@@ -371,11 +387,13 @@ class Router:
         self.closed = True
         self.watchdog.stop()
         self.retries.close()
+        self._promotions.close()
         self.nodes.close()
 
     async def aclose(self) -> None:
         """Close every connection and tell everyone who waits."""
         self.close()
+        await self._promotions.aclose()
         await self._refresher.aclose()
         if self.reads is not None:
             await self.reads.aclose()
@@ -409,3 +427,8 @@ class Router:
             slow=self.slow_log.count,
             slow_commands=self.slow_log.kept,
         )
+
+
+def _has_callers(commands: Iterable[Command]) -> bool:
+    """Questions about the cluster, which have no slot, are nobody's."""
+    return any(command.slot >= 0 and not command.future.done() for command in commands)
