@@ -1,17 +1,26 @@
 """Each kind of fault, planted in a sound history, is found and counted as what it is."""
 
 from collections.abc import Callable
+from functools import partial
 
 import msgspec
 import pytest
 
-from tests.ops.history import History, short_history
+from tests.ops.history import History, Scribe, short_history
 from tradewind import clock
+from tradewind.engine.account import from_fields, to_fields
 from tradewind.engine.keys import DAY_MS
+from tradewind.engine.ledger import rebuild
 from tradewind.engine.messages import (
     AccountOpened,
+    Amend,
+    CancelAll,
+    CloseAll,
+    Deposit,
     Deposited,
+    OpenAccount,
     OrderFilled,
+    Place,
     PositionClosed,
     decode_event,
     encode,
@@ -180,3 +189,50 @@ def test_an_id_may_be_used_again_once_its_answer_is_forgotten():
 
     assert audited(4 * DAY_MS).findings.duplicated == 1  # the one a day later
     assert audited(None).findings.duplicated == 2
+
+
+def history_of_orders() -> History:
+    """Orders that rest, are filled, amended, canceled, set off, expired, reduced."""
+    scribe = Scribe(1)
+    scribe.quote(112_120)
+    for name in ("A1", "A2"):
+        scribe.run(OpenAccount(account=name, id="open"))
+        scribe.run(Deposit(account=name, id="fund", amount=1_000_000))
+        buy = partial(Place, account=name, symbol="EURUSD", side="buy", volume=20_000)
+        scribe.run(buy(id="now", stop_loss=112_000))
+        scribe.run(buy(id="limit", kind="limit", price=112_130))
+        resting = scribe.run(buy(id="rests", kind="limit", price=111_900))
+        scribe.run(buy(id="stop", kind="stop", stop_price=112_500))
+        scribe.run(buy(id="day", kind="limit", price=111_500, time_in_force="day"))
+        scribe.run(Amend(account=name, id="amend", order=resting.order or "", price=111_950))
+        scribe.run(buy(id="less", side="sell", volume=30_000, reduce_only=True))
+    scribe.quote(111_940)
+    scribe.quote(112_600)
+    scribe.run(CancelAll(account="A1", id="cancel-all"))
+    scribe.run(CloseAll(account="A2", id="close-all"))
+    scribe.now_ms += DAY_MS
+    scribe.quote(112_600)
+    return scribe.finish()
+
+
+@pytest.mark.parametrize("make", [partial(short_history, 1), history_of_orders], ids=["market", "resting"])
+def test_from_a_checkpoint_after_any_command_the_rest_is_proved(make: Callable[[], History]):
+    history = make()
+    events = [decode_event(payload) for payload in history.events]
+    today = clock.now_ms() // DAY_MS
+    for sequence in range(1, len(events)):
+        before, after = events[sequence - 1], events[sequence]
+        if (before.account, before.cause) == (after.account, after.cause):
+            continue
+        kept = {name: to_fields(account) for name, account in rebuild(events[:sequence]).items()}
+        found = PartitionAudit(1)
+        found.begin(sequence, {name: from_fields(fields) for name, fields in kept.items()})
+        for number in range(sequence + 1, len(events) + 1):
+            found.take(f"{number}-0", history.events[number - 1])
+        found.end(len(events))
+        found.check_accounts(history.accounts)
+        found.check_money()
+        found.check_stored_answers(history.answers.items(), today)
+        found.check_told(history.journal)
+        assert found.findings.clean, (sequence, found.findings.sentences)
+        assert found.events == len(events) - sequence

@@ -85,32 +85,33 @@ async def make_checkpoint(client: RedisCluster, partition: int, sequence: int) -
 
 
 async def last_of_its_cause(client: RedisCluster, partition: int, sequence: int, last: int) -> int:
-    """The last event up to `sequence` whose cause ends with it: what one command did is not taken apart.
+    """The last event up to `sequence` with which a command is done: what it did is not taken apart.
 
     `last` is the partition's last event, which ends its cause in any case. 0: there is no such event.
     """
     if sequence >= last:
         return last
     keys = PartitionKeys(partition)
-    start, later_cause = f"{sequence + 1}-0", None
+    start, later = f"{sequence + 1}-0", None
     while True:
         page = await client.execute_command("XREVRANGE", keys.events, start, "-", "COUNT", EVENTS_PER_PAGE)
         for stream_id, fields in page:
             cause = _cause(fields[b"event"])
-            if later_cause not in (None, cause):
+            if later not in (None, cause):
                 return int(stream_id.partition(b"-")[0])
-            later_cause = cause
+            later = cause
         if len(page) < EVENTS_PER_PAGE:
             return 0
         start = f"({page[-1][0].decode()}"
 
 
-def _cause(payload: bytes) -> str:
+def _cause(payload: bytes) -> tuple[str, str]:
+    """Client order ids are unique within an account."""
     try:
         event: Event = decode_event(payload)
     except msgspec.DecodeError as error:
         raise TrimRefused(f"an event cannot be read: {error}; run `tradewind audit`") from error
-    return event.cause
+    return event.account, event.cause
 
 
 async def put_in_force(
