@@ -177,13 +177,42 @@ async def test_following_brings_what_happens_meanwhile_until_it_is_told_to_end(c
     try:
         for first in (1, 11, 21):
             await append(client, 0, deposits(10, first=first))
-            await eventually(lambda last=first + 9: _registered(client, last), timeout_s=30)
+            await eventually(partial(_registered, client, first + 9), timeout_s=30)
     finally:
         process.send_signal(signal.SIGTERM)
         out, _ = await asyncio.to_thread(process.communicate, timeout=30)
     assert process.returncode == 0
     assert json.loads(out)["events"] == 30
     assert await exported(place) == await stored(client)
+
+
+async def test_following_goes_on_after_the_database_has_dropped_the_connection(
+    client, clean_cluster, database
+):
+    words = ("--url", clean_cluster.url, "--to", database, "--follow", "--every-s", "0.1", "--json")
+    process = subprocess.Popen(
+        command_line("export", *words), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    try:
+        for first in (1, 11, 21):
+            await append(client, 0, deposits(10, first=first))
+            await eventually(partial(_registered, client, first + 9), timeout_s=30)
+            _drop_others(database)
+    finally:
+        process.send_signal(signal.SIGTERM)
+        out, told = await asyncio.to_thread(process.communicate, timeout=30)
+    assert process.returncode == 0
+    assert json.loads(out)["events"] == 30
+    assert "going on in 0.1 s" in told
+    assert await exported(database) == await stored(client)
+
+
+def _drop_others(database: str) -> None:
+    with psycopg.connect(database) as connection:
+        connection.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+            "WHERE datname = current_database() AND pid <> pg_backend_pid()"
+        )
 
 
 async def _registered(client: RedisCluster, sequence: int) -> bool:
