@@ -25,6 +25,8 @@ class NaivePosition:
     volume: int
     price: int
     margin: int = 0
+    stop_loss: int | None = None
+    take_profit: int | None = None
 
 
 @dataclass

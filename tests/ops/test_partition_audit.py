@@ -13,15 +13,21 @@ from tradewind.engine.keys import DAY_MS
 from tradewind.engine.ledger import rebuild
 from tradewind.engine.messages import (
     AccountOpened,
+    AllCanceled,
     Amend,
     CancelAll,
     CloseAll,
     Deposit,
     Deposited,
     OpenAccount,
+    OrderAccepted,
+    OrderAmended,
+    OrderCanceled,
     OrderFilled,
+    OrderReduced,
     Place,
     PositionClosed,
+    PositionsClosedBy,
     decode_event,
     encode,
 )
@@ -84,7 +90,8 @@ def test_a_sound_history_is_clean():
 def test_the_history_has_every_kind_of_event():
     kinds = {type(decode_event(event)).__name__ for event in short_history(1).events}
     assert {"AccountOpened", "Deposited", "OrderFilled", "OrderRejected", "PositionClosed"} <= kinds
-    assert {"AllClosed", "MarginCall"} <= kinds
+    assert {"AllClosed", "MarginCall", "AllCanceled", "PositionProtected", "PositionsClosedBy"} <= kinds
+    assert {"OrderAccepted", "OrderAmended", "OrderTriggered", "OrderCanceled", "OrderReduced"} <= kinds
 
 
 def drop_event(history: History) -> None:
@@ -144,6 +151,23 @@ def test_a_fill_that_nobody_asked_for_so_is_a_mismatch():
     history = short_history(1)
     forged(history, OrderFilled, side="sell")
     assert counts(examine(history).findings) == {"mismatched": 1}
+
+
+@pytest.mark.parametrize(
+    ("kind", "changes", "expected"),
+    [
+        (OrderAccepted, {"volume": 4_000}, {"mismatched"}),
+        (OrderCanceled, {"left": 1_000}, {"mismatched", "answer_errors"}),
+        (OrderReduced, {"price": 1}, {"mismatched", "answer_errors"}),
+        (OrderAmended, {"volume": 2_000}, {"balance_errors"}),
+        (PositionsClosedBy, {"by": "1-99"}, {"balance_errors", "mismatched"}),
+        (AllCanceled, {"canceled": 7}, {"mismatched", "answer_errors"}),
+    ],
+)
+def test_a_forged_event_of_an_order_is_found(kind: type, changes: dict[str, object], expected: set[str]):
+    history = short_history(1)
+    forged(history, kind, **changes)
+    assert counts(examine(history).findings).keys() >= expected
 
 
 def test_a_forged_amount_breaks_the_account():
