@@ -28,10 +28,13 @@ from tradewind.engine.messages import (
     OpenAccount,
     Place,
     RejectReason,
+    SetGroup,
     SetTrading,
     TradingState,
+    Withdraw,
     fingerprint,
 )
+from tradewind.engine.messages.groups import DEFAULT_TERMS, Terms
 from tradewind.feed.simulation import MARKETS
 from tradewind.ops.mix import BUY_SHARE, DEPOSIT_CENTS, DRY_CENTS, LEVERAGE, position_volume
 
@@ -47,6 +50,13 @@ REOPEN_SHARE: Final = 0.3
 """How often a reduced or halted account is asked to be active again, before anything else."""
 
 SYMBOLS: Final = tuple(INSTRUMENTS)
+GROUPS: Final = (
+    DEFAULT_TERMS,
+    Terms(group="costly", markup_points=3, commission_cents=700, stop_out_percent=20, forgives_debt=True),
+    Terms(group="narrow", orders_max=3, positions_max=4, order_volume_max=30_000, orders_per_second=20),
+)
+"""What a run keeps in its cluster."""
+
 TRADING_STATES: Final[tuple[TradingState, ...]] = get_args(TradingState)
 
 
@@ -93,12 +103,20 @@ class AccountView:
 Maker: TypeAlias = Callable[[random.Random, AccountView, str], Command]
 
 
-def _open(_chance: random.Random, view: AccountView, id: str) -> Command:
-    return OpenAccount(account=view.name, id=id, leverage=LEVERAGE)
+def _open(chance: random.Random, view: AccountView, id: str) -> Command:
+    return OpenAccount(account=view.name, id=id, group=chance.choice(GROUPS).group, leverage=LEVERAGE)
 
 
 def _deposit(chance: random.Random, view: AccountView, id: str) -> Command:
     return Deposit(account=view.name, id=id, amount=DEPOSIT_CENTS + chance.randrange(10_000))
+
+
+def _withdraw(chance: random.Random, view: AccountView, id: str) -> Command:
+    return Withdraw(account=view.name, id=id, amount=chance.randrange(1, DEPOSIT_CENTS // 4))
+
+
+def _set_group(chance: random.Random, view: AccountView, id: str) -> Command:
+    return SetGroup(account=view.name, id=id, group=chance.choice(GROUPS).group)
 
 
 def _place(chance: random.Random, view: AccountView, id: str) -> Command:
@@ -194,6 +212,8 @@ def _value(chance: random.Random, view: AccountView, name: str, type: msgspec.in
         case msgspec.inspect.IntType():
             return 1_000 * chance.randrange(1, 40) if name == "volume" else chance.randrange(1, 1_000)
         case msgspec.inspect.StrType():
+            if name == "group":
+                return chance.choice(GROUPS).group
             return chance.choice(SYMBOLS) if name == "symbol" else chance.choice([*view.names, "0-0"])
     raise TypeError(f"{name}: no values are made for {type}")
 
@@ -223,6 +243,8 @@ MAKERS: Final[Mapping[Maker, int]] = {
     _deposit: 8,
     _close_all: 3,
     _set_trading: 1,
+    _withdraw: 2,
+    _set_group: 1,
     _any: 10,
 }
 """How often each is asked of an open account that has money."""

@@ -13,9 +13,11 @@ from pathlib import Path
 from tests.ledger.checker import Verdict, check
 from tests.ledger.clients import Clients
 from tests.ledger.faults import Site
+from tests.ledger.orders import GROUPS
 from tests.ledger.plan import Plan, Round
 from tradewind import RedisCluster
 from tradewind.embedded import EmbeddedCluster, Supervisor
+from tradewind.engine.house_store import set_group
 from tradewind.engine.opening import open_engine
 from tradewind.ops.quotes import quotes_flowing
 from tradewind.ops.system import Say, System, UpOptions, running_system
@@ -73,6 +75,8 @@ async def _cluster(say: Say) -> AsyncIterator[EmbeddedCluster]:
 async def _system(cluster: EmbeddedCluster, plan: Plan, partitions: int, say: Say) -> AsyncIterator[System]:
     async with RedisCluster.from_url(cluster.url) as client:
         await open_engine(client, partitions)
+        for terms in GROUPS:
+            await set_group(client, terms)
     options = UpOptions(workers=plan.workers, url=cluster.url, seed=plan.seed, crash_at_s=CRASH_AT_S)
     async with running_system(f"ledger-{plan.seed}", options, say) as system:
         yield system
