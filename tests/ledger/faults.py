@@ -17,10 +17,15 @@ from tests.ledger.clients import Clients
 from tests.ledger.plan import Fault
 from tests.support.migration import Migration
 from tests.support.waiting import eventually
+from tradewind import RedisCluster
 from tradewind.embedded import EmbeddedCluster
 from tradewind.embedded.cluster import Node
 from tradewind.embedded.survey import Admin
+from tradewind.engine.house import Ruling
+from tradewind.engine.house_store import set_ruling
+from tradewind.engine.instruments import INSTRUMENTS
 from tradewind.engine.keys import PartitionKeys
+from tradewind.engine.messages.words import HALTED, REDUCING
 
 T = TypeVar("T")
 
@@ -35,9 +40,16 @@ class Site:
     """The servers, the worker processes and the clients of a run, to be broken."""
 
     def __init__(
-        self, cluster: EmbeddedCluster, partitions: int, fleet_pid: int, workers: int, clients: Clients
+        self,
+        cluster: EmbeddedCluster,
+        client: RedisCluster,
+        partitions: int,
+        fleet_pid: int,
+        workers: int,
+        clients: Clients,
     ) -> None:
         self.cluster = cluster
+        self.client = client
         self.partitions = partitions
         self.clients = clients
         self._fleet_pid = fleet_pid
@@ -189,7 +201,7 @@ async def _move_slot_key_by_key(site: Site, fault: Fault, _primary: Node) -> Non
     await move.finish()
 
 
-# -- workers and clients -----------------------------------------------------------------------------
+# -- workers, the house, clients -----------------------------------------------------------------------------
 
 
 async def _kill_worker(site: Site, fault: Fault) -> None:
@@ -206,6 +218,26 @@ async def _stop_worker(site: Site, fault: Fault) -> None:
 
 async def _end_worker(site: Site, fault: Fault) -> None:
     os.kill(_picked(fault, site.worker_pids()), signal.SIGTERM)
+
+
+async def _halt_symbol(site: Site, fault: Fault) -> None:
+    await _rule(site, fault, _picked(fault, list(INSTRUMENTS)), Ruling(HALTED, "ledger run"))
+
+
+async def _reduce_system(site: Site, fault: Fault) -> None:
+    await _rule(site, fault, None, Ruling(REDUCING, "ledger run"))
+
+
+async def _rule(site: Site, fault: Fault, symbol: str | None, ruling: Ruling) -> None:
+    """As an operator who sees errors and tries again: the servers may be down meanwhile."""
+    for each in (ruling, Ruling()):
+        while True:
+            try:
+                await set_ruling(site.client, symbol, each)
+                break
+            except RedisError:
+                await asyncio.sleep(0.1)
+        await asyncio.sleep(fault.share)
 
 
 async def _kill_client(site: Site, fault: Fault) -> None:
@@ -235,4 +267,6 @@ STRIKES: Final[Mapping[str, Callable[[Site, Fault], Awaitable[None]]]] = {
     "F40 worker stopped": _stop_worker,
     "F40 worker told to end": _end_worker,
     "client killed": _kill_client,
+    "symbol halted for a moment": _halt_symbol,
+    "system reducing for a moment": _reduce_system,
 }

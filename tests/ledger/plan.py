@@ -32,6 +32,7 @@ SERVER_FAULTS: Final = (
 )
 WORKER_FAULTS: Final = ("F40 worker killed", "F40 worker stopped", "F40 worker told to end")
 CLIENT_FAULTS: Final = ("client killed",)
+HOUSE_ACTS: Final = ("symbol halted for a moment", "system reducing for a moment")
 NO_FAULT: Final = ""
 SLOT_MOVES: Final = ("F10 slots moved at once", "F11 F12 slot moved key by key")
 """They come without another server's fault: a key on its way is on one server only."""
@@ -39,6 +40,7 @@ SLOT_MOVES: Final = ("F10 slots moved at once", "F11 F12 slot moved key by key")
 SECOND_SHARE: Final = 0.3
 WORKER_SHARE: Final = 0.5
 CLIENT_SHARE: Final = 0.35
+HOUSE_SHARE: Final = 0.15
 
 
 @dataclass(frozen=True)
@@ -102,7 +104,8 @@ def _round(chance: random.Random, server_fault: str) -> tuple[Fault, ...]:
     second = chance.choice(others) if chance.random() < SECOND_SHARE else NO_FAULT
     worker_fault = chance.choice(WORKER_FAULTS) if chance.random() < WORKER_SHARE else NO_FAULT
     client_fault = chance.choice(CLIENT_FAULTS) if chance.random() < CLIENT_SHARE else NO_FAULT
-    names = [server_fault, worker_fault, client_fault]
+    house_act = chance.choice(HOUSE_ACTS) if chance.random() < HOUSE_SHARE else NO_FAULT
+    names = [server_fault, worker_fault, client_fault, house_act]
     if server_fault not in SLOT_MOVES:
         names.insert(1, second)
     return tuple(Fault(name, chance.randrange(1 << 30), chance.random()) for name in names if name)

@@ -86,7 +86,7 @@ async def _trade(plan: Plan, system: System, cluster: EmbeddedCluster, clients: 
     """Returns when the last fault was over, by `time.monotonic_ns`."""
     async with quotes_flowing(system, lambda: None):
         await clients.start()
-        site = Site(cluster, system.partitions, system.workers.pid, plan.workers, clients)
+        site = Site(cluster, system.client, system.partitions, system.workers.pid, plan.workers, clients)
         for number, round in enumerate(plan.rounds, 1):
             await clients.until_told(round.at_told)
             await _break(site, round, lambda text, number=number: say(f"round {number}: {text}"))

@@ -1,7 +1,7 @@
 """A seed names a whole run: its faults, and what its clients ask."""
 
 from tests.ledger.faults import SERVER_STRIKES, STRIKES
-from tests.ledger.plan import CLIENT_FAULTS, SERVER_FAULTS, SLOT_MOVES, WORKER_FAULTS, plan
+from tests.ledger.plan import CLIENT_FAULTS, HOUSE_ACTS, SERVER_FAULTS, SLOT_MOVES, WORKER_FAULTS, plan
 from tests.ledger.trader import Trader
 from tradewind.engine.messages import Answer, OpenAccount
 
@@ -25,7 +25,7 @@ def test_every_server_fault_comes_once_before_any_comes_again():
 
 def test_every_fault_of_a_plan_can_be_done():
     assert sorted(SERVER_STRIKES) == sorted(SERVER_FAULTS)
-    assert sorted(STRIKES) == sorted((*WORKER_FAULTS, *CLIENT_FAULTS))
+    assert sorted(STRIKES) == sorted((*WORKER_FAULTS, *CLIENT_FAULTS, *HOUSE_ACTS))
 
 
 def test_slots_move_while_all_servers_stay():
