@@ -95,6 +95,7 @@ local function reader(args, position)
   return take
 end
 
+local POISON_MAX = 10000 -- commands put aside in a partition: nothing there is dropped unless somebody says so
 local FIXED_KEYS = 9 -- as `commit` unpacks them
 local FIXED_KINDS = {'hash', 'hash', 'stream', 'hash', 'hash', 'hash', 'stream', 'stream', 'set'}
 local SECONDS_MAX = 1000000000 -- far below what makes EXPIRE fail
@@ -140,7 +141,7 @@ end
 --       answer pairs; poison commands and reasons; new accounts; then for each account key the field and value pairs
 --       to set, and the fields to delete.
 -- Returns the new event sequence. Errors, with nothing written: FENCED (the lease is somebody else's), CURSOR (the
--- worker's view is old), KNOWN (an id was answered before).
+-- worker's view is old), KNOWN (an id was answered before), POISONED (there is no more room for poison commands).
 local function commit(keys, args)
   if #keys < FIXED_KEYS then
     return redis.error_reply('ERR commit: ' .. #keys .. ' keys, at least ' .. FIXED_KEYS .. ' are needed')
@@ -186,6 +187,10 @@ local function commit(keys, args)
     return redis.error_reply('KNOWN ' .. known)
   end
 
+  if #poisoned > 0 and redis.call('XLEN', poison) + #poisoned / 2 > POISON_MAX then
+    return redis.error_reply('POISONED ' .. poison .. ' has room for ' .. POISON_MAX .. ' commands and is full')
+  end
+
   local sequence = tonumber(args[4])
   for _, event in ipairs(new_events) do
     sequence = sequence + 1
@@ -216,8 +221,29 @@ local function commit(keys, args)
   return sequence
 end
 
+-- Hands a poison command in again, as it is. KEYS: poison, commands. ARGV: its stream id.
+-- Returns 1, or 0 when it is not there any more.
+local function replay(keys, args)
+  local poison, commands = keys[1], keys[2]
+  if not (is_kind(poison, 'stream') and is_kind(commands, 'stream')) then
+    return redis.error_reply('WRONGTYPE ' .. poison .. ' or ' .. commands .. ' is not a stream')
+  end
+  local found = redis.call('XRANGE', poison, args[1], args[1])[1]
+  if not found then
+    return 0
+  end
+  for position = 1, #found[2], 2 do
+    if found[2][position] == 'command' then
+      redis.call('XADD', commands, '*', 'command', found[2][position + 1])
+    end
+  end
+  redis.call('XDEL', poison, args[1])
+  return 1
+end
+
 redis.register_function('tradewind_acquire', acquire)
 redis.register_function('tradewind_renew', renew)
 redis.register_function('tradewind_release', release)
 redis.register_function('tradewind_heartbeat', heartbeat)
 redis.register_function('tradewind_commit', commit)
+redis.register_function('tradewind_replay', replay)

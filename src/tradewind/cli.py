@@ -18,6 +18,7 @@ COMMANDS = {
     "api": ("tradewind.ops.api_command:api", "Orders, accounts and events over HTTP."),
     "keys": ("tradewind.ops.keys_command:app", "API keys: create, list, revoke."),
     "rollout": ("tradewind.ops.rollout_command:rollout", "Replace all workers, one by one, under load."),
+    "poison": ("tradewind.ops.poison_command:app", "Commands that were put aside: list, replay, drop."),
     "audit": ("tradewind.ops.audit_command:audit_command", "Prove that nothing was lost or doubled."),
     "export": ("tradewind.ops.export_command:export_command", "Events to Parquet files or to PostgreSQL."),
     "trading": ("tradewind.ops.trading_command:trading", "Let trade, only reduce, or halt: the kill switch."),

@@ -20,7 +20,16 @@ from tradewind.engine.house import House
 from tradewind.engine.instruments import Quote, QuoteFrame
 from tradewind.engine.lease import Leases
 from tradewind.engine.messages import Command, decode_command, duplicate_id_answer, encode, fingerprint
-from tradewind.engine.store import AnswerKnown, Batch, Cursor, Lease, LeaseLost, PartitionStore, ViewOutdated
+from tradewind.engine.store import (
+    AnswerKnown,
+    Batch,
+    Cursor,
+    Lease,
+    LeaseLost,
+    PartitionStore,
+    PoisonFull,
+    ViewOutdated,
+)
 
 COMMANDS_PER_COMMIT_MAX = 256
 EVENTS_PER_COMMIT_MAX = 512
@@ -29,6 +38,7 @@ RECENT_ANSWERS_MAX = 2_000
 ASIDE_MAX = 2 * COMMANDS_PER_COMMIT_MAX  # a batch commits only once all of its breaking commands are known
 DROP_APPLIED_EVERY = 1_000  # commands between two trims of the stream
 RETRY_S = 0.1
+POISON_FULL_RETRY_S = 1.0
 
 Entry = tuple[str, bytes]  # stream id, payload
 
@@ -204,6 +214,12 @@ class PartitionRunner:
             logger.info("partition %d: looking answers up: %s", self.lease.partition, error)
             await self._load()
             self._replay, self._read_after = entries, entries[-1][0]
+        except PoisonFull as error:
+            logger.error(
+                "partition %d takes no more commands until there is room: %s", self.lease.partition, error
+            )
+            await asyncio.sleep(POISON_FULL_RETRY_S)
+            await self._load_again(self._replay + entries)
         except (RedisError, OSError, ViewOutdated) as error:
             logger.info("partition %d: loading again: %s", self.lease.partition, error)
             await self._load_again(self._replay + entries)  # a replay that quotes came before still stands

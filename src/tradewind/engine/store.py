@@ -32,6 +32,10 @@ class ViewOutdated(Exception):
     """The cluster is not where this worker thinks it is: load the partition again."""
 
 
+class PoisonFull(ViewOutdated):
+    """A command of the batch must be put aside, and there is no more room for it."""
+
+
 @dataclass(frozen=True)
 class Lease:
     """The right to commit to a partition. `epoch` grows with every grant and never repeats."""
@@ -124,8 +128,8 @@ class PartitionStore:
     async def commit(self, lease: Lease, cursor: Cursor, batch: Batch, now_ms: int) -> Cursor:
         """Write the batch, all or nothing, and wait until a replica has it. Returns the new cursor.
 
-        Raises LeaseLost and ViewOutdated (nothing was written), OutcomeUnknown (it may have been: load
-        again).
+        Raises LeaseLost, AnswerKnown, PoisonFull and ViewOutdated (nothing was written), OutcomeUnknown (it
+        may have been: load again).
         """
         keys = self.keys
         names = [keys.owner, keys.cursor, keys.events, *map(keys.ids, days_of_answers(now_ms))]
@@ -153,6 +157,8 @@ class PartitionStore:
                 raise LeaseLost(str(error)) from error
             if str(error).startswith("CURSOR"):
                 raise ViewOutdated(str(error)) from error
+            if str(error).startswith("POISONED"):
+                raise PoisonFull(str(error)) from error
             if str(error).startswith("KNOWN"):
                 raise AnswerKnown(str(error)) from error
             raise
