@@ -54,6 +54,7 @@ COMMAND_ROUTES: Final = (
     CommandRoute("/v1/orders/amend", messages.Amend, "trade", "Change a resting order"),
     CommandRoute("/v1/orders/cancel", messages.Cancel, "trade", "Cancel a resting order"),
     CommandRoute("/v1/orders/cancel-all", messages.CancelAll, "trade", "Cancel all, or of a symbol or side"),
+    CommandRoute("/v1/orders/cancel-after", messages.CancelAfter, "trade", "Cancel all if not renewed"),
     CommandRoute("/v1/positions/protect", messages.Protect, "trade", "Set stop-loss and take-profit"),
     CommandRoute("/v1/positions/close-by", messages.CloseBy, "trade", "Close against an opposite position"),
     CommandRoute("/v1/positions/close", messages.Close, "trade", "Close a position, or a part of it"),

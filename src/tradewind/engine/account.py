@@ -77,6 +77,10 @@ class Account:
     margin_called: bool = False
     trading: TradingState = ACTIVE
     terms: Terms = DEFAULT_TERMS
+    cancel_at_ms: int = 0
+    """When the dead-man timer ends; 0: it is not set."""
+    swapped_day: int = 0
+    """The day up to which swaps are paid."""
     positions: dict[str, Position] = field(default_factory=dict)
     legs: dict[LegKey, Leg] = field(default_factory=dict)
     orders: RestingOrders = field(default_factory=RestingOrders)
@@ -270,6 +274,20 @@ def _change_trading(accounts: dict[str, Account], event: messages.TradingChanged
     _find(accounts, event).trading = event.state
 
 
+def _set_timer(accounts: dict[str, Account], event: messages.CancelTimerSet) -> None:
+    _find(accounts, event).cancel_at_ms = event.due_ms
+
+
+def _end_timer(accounts: dict[str, Account], event: messages.CancelTimerEnded) -> None:
+    _find(accounts, event).cancel_at_ms = 0
+
+
+def _swap(accounts: dict[str, Account], event: messages.SwapPaid) -> None:
+    account = _find(accounts, event)
+    account.add_to_balance(event.amount, event.balance)
+    account.swapped_day = event.day
+
+
 # The end of a close_all or cancel_all changes no account.
 _CHANGES: Final[Mapping[type[Event], Callable[..., None]]] = {
     messages.AccountOpened: _open,
@@ -287,6 +305,9 @@ _CHANGES: Final[Mapping[type[Event], Callable[..., None]]] = {
     messages.GroupChanged: _change_group,
     messages.Withdrawn: _withdraw,
     messages.DebtForgiven: _forgive,
+    messages.CancelTimerSet: _set_timer,
+    messages.CancelTimerEnded: _end_timer,
+    messages.SwapPaid: _swap,
 }
 
 
@@ -301,6 +322,10 @@ def scalar_fields(account: Account) -> dict[str, str]:
     }
     if account.trading != ACTIVE:
         fields["trading"] = account.trading
+    if account.cancel_at_ms:
+        fields["cancel_at_ms"] = str(account.cancel_at_ms)
+    if account.swapped_day:
+        fields["swapped_day"] = str(account.swapped_day)
     if account.terms is not DEFAULT_TERMS:
         fields["terms"] = encode_terms(account.terms).decode()
     return fields
@@ -333,6 +358,8 @@ def from_fields(fields: Mapping[str, str]) -> Account:
         account = Account(fields["id"], int(fields["leverage"]), int(fields["balance"]))
         account.margin_called = fields["margin_called"] == "1"
         account.trading = msgspec.convert(fields.get("trading", ACTIVE), TradingState)
+        account.cancel_at_ms = int(fields.get("cancel_at_ms", "0"))
+        account.swapped_day = int(fields.get("swapped_day", "0"))
         if "terms" in fields:
             account.terms = shared(decode_terms(fields["terms"]))
         account.orders = RestingOrders.from_fields(fields)

@@ -21,15 +21,18 @@ from tradewind.engine.deciders.canceling import cancel, cancel_all
 from tradewind.engine.deciders.closing import close, close_all, close_by
 from tradewind.engine.deciders.funding import deposit, open_account, set_group, withdraw
 from tradewind.engine.deciders.placing import place
+from tradewind.engine.deciders.timers import cancel_after, end_timer
 from tradewind.engine.deciders.trading import set_trading
 from tradewind.engine.execution import POSITIONS_PER_ACCOUNT_MAX
 from tradewind.engine.house import House
 from tradewind.engine.instruments import QuoteFrame
+from tradewind.engine.keys import DAY_MS
 from tradewind.engine.ledger import Ledger, rebuild
 from tradewind.engine.messages import (
     Amend,
     Answer,
     Cancel,
+    CancelAfter,
     CancelAll,
     Close,
     CloseAll,
@@ -48,6 +51,7 @@ from tradewind.engine.messages import (
 from tradewind.engine.quotes import STALE_QUOTE_MS_MAX, QuoteBoard
 from tradewind.engine.risk import review
 from tradewind.engine.setting_off import expire, set_off
+from tradewind.engine.swaps import has_swaps, pay_swaps
 
 __all__ = [
     "POSITIONS_PER_ACCOUNT_MAX",
@@ -97,6 +101,7 @@ class Book:
         not_reviewed: Iterable[str] = (),
     ) -> None:
         self._not_reviewed = frozenset(not_reviewed)
+        self._swapped_day = 0
         self.quotes = QuoteBoard(stale_quote_ms_max)
         self._ledger = Ledger(partition, accounts, event_sequence, self.quotes, house or House())
 
@@ -131,8 +136,9 @@ class Book:
         return Decision(self._ledger.take_events(), answer, touched, first_sequence)
 
     def on_frame(self, frame: QuoteFrame, now_ms: int) -> list[Decision]:
-        """Takes new quotes and does what is due: ends orders whose day is over; then, the oldest first,
-        closes positions at their stop-loss or take-profit and fills orders; then reviews accounts.
+        """Takes new quotes, which may be none, and does what is due: ends orders whose day is over and
+        dead-man timers, and pays swaps; then, the oldest first, closes positions at their stop-loss or
+        take-profit and fills orders; then reviews accounts.
 
         One decision for each order and position that was set off, and for each account, by id, that is
         called, restored or stopped out.
@@ -145,6 +151,9 @@ class Book:
         decisions: list[Decision] = []
         for trigger in ledger.triggers.expired(now_ms):
             self._look(decisions, trigger.account, partial(expire, ledger, trigger, now_ms))
+        for account_id in sorted(id for id, due_ms in ledger.timers.items() if due_ms <= now_ms):
+            self._look(decisions, account_id, partial(end_timer, ledger, self.accounts[account_id], now_ms))
+        self._pay_swaps(decisions, now_ms)
         for trigger in ledger.triggers.due(fresh):
             self._look(decisions, trigger.account, partial(set_off, ledger, trigger, now_ms))
         for account_id in sorted(ledger.watch.due(moved)):
@@ -152,6 +161,16 @@ class Book:
                 decisions, account_id, partial(review, ledger, self.accounts[account_id], moved, now_ms)
             )
         return decisions
+
+    def _pay_swaps(self, decisions: list[Decision], now_ms: int) -> None:
+        """With the first look of a day, and the first look of a new owner."""
+        day = now_ms // DAY_MS
+        if day <= self._swapped_day:
+            return
+        self._swapped_day = day
+        for account_id in sorted(id for id, account in self.accounts.items() if has_swaps(account)):
+            account = self.accounts[account_id]
+            self._look(decisions, account_id, partial(pay_swaps, self._ledger, account, now_ms))
 
     def _look(self, decisions: list[Decision], account_id: str, what: Callable[[], None]) -> None:
         """Adds what is decided about an account to the decisions."""
@@ -209,5 +228,6 @@ _DECIDERS: Final[Mapping[type[Command], Callable[[Ledger, Any, int], Answer]]] =
     CloseAll: close_all,
     SetTrading: set_trading,
     SetGroup: set_group,
+    CancelAfter: cancel_after,
     Withdraw: withdraw,
 }

@@ -8,7 +8,7 @@ from typing import Literal, TypeAlias
 from tradewind.engine import messages
 from tradewind.engine.messages import Event
 
-CashKind: TypeAlias = Literal["deposits", "withdrawals", "closed_profit", "commission", "forgiven"]
+CashKind: TypeAlias = Literal["deposits", "withdrawals", "closed_profit", "commission", "swaps", "forgiven"]
 
 
 def cash_flows(event: Event) -> tuple[tuple[CashKind, int], ...]:
@@ -25,6 +25,8 @@ def cash_flows(event: Event) -> tuple[tuple[CashKind, int], ...]:
             return (("closed_profit", event.profit), *(commission if event.commission else ()))
         case messages.PositionsClosedBy():
             return (("closed_profit", event.profit),)
+        case messages.SwapPaid():
+            return (("swaps", event.amount),)
         case messages.DebtForgiven():
             return (("forgiven", event.amount),)
     return ()

@@ -9,6 +9,8 @@ from tradewind.engine.account import Account, Position, apply
 from tradewind.engine.changes import Changes
 from tradewind.engine.house import House
 from tradewind.engine.messages import (
+    CancelTimerEnded,
+    CancelTimerSet,
     CloseReason,
     Event,
     OrderFilled,
@@ -46,6 +48,8 @@ class Ledger:
         self.watch = Watch()
         self.rates = OrderRates()
         self.triggers = Triggers()
+        self.timers = {id: each.cancel_at_ms for id, each in self.accounts.items() if each.cancel_at_ms}
+        """When the dead-man timers of accounts end that have set one."""
         self.changes = Changes()
         self._events: list[Event] = []
         for account in self.accounts.values():
@@ -72,6 +76,10 @@ class Ledger:
         if order_id:
             self._follow_order(account, order_id, order)
         self._follow_position(account, event)
+        if type(event) is CancelTimerSet or type(event) is CancelTimerEnded:
+            self.timers[account.id] = account.cancel_at_ms
+            if not account.cancel_at_ms:
+                del self.timers[account.id]
         self.watch.look_always(account)
 
     def _follow_order(self, account: Account, order_id: str, before: Order | None) -> None:

@@ -10,7 +10,7 @@ positions' own.
 """
 
 from tradewind.engine.instruments import Instrument, Quote
-from tradewind.engine.messages import BUY, Side
+from tradewind.engine.messages import BUY, SELL, Side
 
 CENTS = 100
 
@@ -20,11 +20,15 @@ PRICE_WITHOUT_LIMIT = 2**63
 
 def opening_price(quote: Quote, side: Side, markup: int = 0) -> int:
     """`markup` is what the account's group pays beside the spread, in steps of the price."""
-    return quote.ask + markup if side == BUY else max(1, quote.bid - markup)
+    if side == BUY:
+        return quote.ask + markup
+    return max(1, quote.bid - markup) if markup else quote.bid
 
 
 def closing_price(quote: Quote, side: Side, markup: int = 0) -> int:
-    return max(1, quote.bid - markup) if side == BUY else quote.ask + markup
+    if side == SELL:
+        return quote.ask + markup
+    return max(1, quote.bid - markup) if markup else quote.bid
 
 
 def profit_cents(instrument: Instrument, side: Side, volume: int, cost: int, price: int) -> int:

@@ -124,6 +124,7 @@ class PartitionRunner:
         self._aside: dict[bytes, str] = {}  # ... and once more, on what was loaded anew
         self._not_reviewed: set[str] = set()  # accounts whose re-evaluation broke the engine
         self._are_quotes_refused = False
+        self._is_look_due = False
         self._frame_sequence = 0
 
     # -- what comes in -----------------------------------------------------------------------------
@@ -161,9 +162,13 @@ class PartitionRunner:
             await self._stop_reader()
 
     async def _keep_lease(self) -> None:
-        """Renew the lease; a shard that does not answer costs only its own partitions."""
+        """Renew the lease; a shard that does not answer costs only its own partitions. And as often look what
+        the time asks for, also where no quote comes.
+        """
         while True:
             await asyncio.sleep(self._leases.lease_ms / 4000)
+            self._is_look_due = True
+            self._wake.set()
             try:
                 if await self._leases.renew(self.lease):
                     continue
@@ -203,7 +208,7 @@ class PartitionRunner:
         """Quotes first, then commands; a failed commit loads the partition again."""
         entries: list[Entry] = []
         try:
-            if self._pending_quotes:
+            if self._pending_quotes or self._is_look_due:
                 await self._take_quotes()
             is_replay = bool(self._replay)
             rest = entries = self._take_commands()
@@ -237,6 +242,7 @@ class PartitionRunner:
         """Re-evaluate what the quotes touch; commit in pieces, each of whole accounts."""
         frame = QuoteFrame(self._frame_sequence, list(self._pending_quotes.values()))
         self._pending_quotes = {}
+        self._is_look_due = False
         work = _Work(self._cursor.command)
         for decision in self._on_frame(frame):
             work.add(decision)

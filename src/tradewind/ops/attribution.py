@@ -17,7 +17,9 @@ from tradewind.engine.messages import (
     Amend,
     Answer,
     Cancel,
+    CancelAfter,
     CancelAll,
+    CancelTimerSet,
     Close,
     CloseAll,
     CloseBy,
@@ -47,7 +49,8 @@ from tradewind.engine.messages import (
 )
 from tradewind.engine.messages.groups import DEFAULT_TERMS
 
-QUOTE_CAUSE: Final = "quote:"
+OWN_CAUSES: Final = ("quote:", "time:")
+"""Nobody asked for what begins with one of these."""
 
 Part: TypeAlias = PositionClosed | OrderCanceled
 End: TypeAlias = AllClosed | AllCanceled | OrderReduced
@@ -79,9 +82,9 @@ class Attribution:
         if type(event) is PositionClosed or type(event) is OrderCanceled:
             if self._parts and _key(self._parts[0][0]) != _key(event):
                 yield from self.end()
-            if not event.cause.startswith(QUOTE_CAUSE):
+            if not event.cause.startswith(OWN_CAUSES):
                 self._parts.append((event, sequence))
-        elif event.cause.startswith(QUOTE_CAUSE) or type(event) not in _DECIDING:
+        elif event.cause.startswith(OWN_CAUSES) or type(event) not in _DECIDING:
             yield from self.end()
         elif isinstance(event, AllClosed | AllCanceled | OrderReduced):
             yield from self._summarize(event, sequence, balance)
@@ -125,6 +128,7 @@ _DECIDING: Final = frozenset(
         Deposited,
         GroupChanged,
         Withdrawn,
+        CancelTimerSet,
         OrderFilled,
         OrderReduced,
         OrderAccepted,
@@ -207,6 +211,8 @@ def _outcome(event: Event, sequence: int, balance: int) -> tuple[Answer, str]:
             return _answer(event, sequence, balance=0), f"open_account {_terms_words(event)}"
         case GroupChanged():
             return _answer(event, sequence, balance=balance), f"set_group {_terms_words(event)}"
+        case CancelTimerSet():
+            return _answer(event, sequence, balance=balance), "cancel_after"
         case Withdrawn():
             return _answer(event, sequence, balance=event.balance), f"withdraw {event.amount}"
         case Deposited():
@@ -254,6 +260,8 @@ def asked_words(command: Command) -> str:
             return f"open_account {command.group} {command.leverage or ''}"
         case SetGroup():
             return f"set_group {command.group} {command.leverage or ''}"
+        case CancelAfter():
+            return "cancel_after"
         case Withdraw():
             return f"withdraw {command.amount}"
         case Deposit():

@@ -48,6 +48,14 @@ def cancel_all(ledger: Ledger, command: CancelAll, now_ms: int) -> Answer:
     )
 
 
+def cancel_every(ledger: Ledger, account: Account, cause: str, now_ms: int) -> int:
+    """All that rest, without anybody having asked for it now. Returns how many."""
+    orders = list(account.orders.open.values())
+    for order in orders:
+        ledger.record(_canceled(account, order, cause, now_ms))
+    return len(orders)
+
+
 def _matches(command: CancelAll, order: Order) -> bool:
     return command.symbol in (None, order.symbol) and command.side in (None, order.side)
 

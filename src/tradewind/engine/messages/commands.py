@@ -136,6 +136,14 @@ class CloseAll(CommandBase, frozen=True, kw_only=True, tag="close_all"):
     side: Side | None = None
 
 
+class CancelAfter(CommandBase, frozen=True, kw_only=True, tag="cancel_after"):
+    """The dead-man timer: all resting orders are cancelled after so many seconds, unless it is set anew
+    before. 0 takes it off.
+    """
+
+    seconds: int
+
+
 class SetTrading(CommandBase, frozen=True, kw_only=True, tag="set_trading"):
     """What the account may do from here on. `why` is for people, and kept in the event."""
 
@@ -157,6 +165,7 @@ Command: TypeAlias = (
     | CloseAll
     | SetTrading
     | SetGroup
+    | CancelAfter
 )
 
 

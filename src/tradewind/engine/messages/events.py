@@ -17,7 +17,7 @@ class EventBase(
     tag_field="type",
     forbid_unknown_fields=True,
 ):
-    """`cause` is the client order id of the command, or "quote:<symbol>:<time_ms>".
+    """`cause` is the client order id of the command, or "quote:<symbol>:<time_ms>", or "time:<time_ms>".
 
     Events carry every amount that they change, so that accounts are rebuilt by addition alone, whatever the
     rules for rounding and margin were on the day.
@@ -226,6 +226,28 @@ class AllClosed(EventBase, frozen=True, kw_only=True, tag="all_closed"):
     left: int
 
 
+class CancelTimerSet(EventBase, frozen=True, kw_only=True, tag="cancel_timer_set"):
+    """All resting orders are cancelled at `due_ms`; 0: not any more."""
+
+    due_ms: int
+
+
+class CancelTimerEnded(EventBase, frozen=True, kw_only=True, tag="cancel_timer_ended"):
+    """Nobody set it anew in time: `canceled` OrderCanceled events precede it."""
+
+    canceled: int
+
+
+class SwapPaid(EventBase, frozen=True, kw_only=True, tag="swap_paid"):
+    """For the nights before `day` (days since the epoch, UTC) that were not paid yet. Less than 0 is
+    charged.
+    """
+
+    amount: int
+    balance: int
+    day: int
+
+
 class TradingChanged(EventBase, frozen=True, kw_only=True, tag="trading_changed"):
     """What the account may do from here on."""
 
@@ -267,6 +289,9 @@ Event: TypeAlias = (
     | GroupChanged
     | Withdrawn
     | DebtForgiven
+    | CancelTimerSet
+    | CancelTimerEnded
+    | SwapPaid
 )
 
 

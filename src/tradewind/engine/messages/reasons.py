@@ -3,7 +3,7 @@
 import enum
 from typing import Final
 
-from tradewind.engine.messages.words import DEPOSIT_CENTS_MAX, LEVERAGE_MAX, PRICE_MAX
+from tradewind.engine.messages.words import CANCEL_AFTER_S_MAX, DEPOSIT_CENTS_MAX, LEVERAGE_MAX, PRICE_MAX
 
 
 class RejectReason(enum.StrEnum):
@@ -20,6 +20,7 @@ class RejectReason(enum.StrEnum):
     INVALID_LEVERAGE = "invalid_leverage"
     INVALID_PRICE = "invalid_price"
     INVALID_PROTECTION = "invalid_protection"
+    INVALID_TIMER = "invalid_timer"
     INVALID_VOLUME = "invalid_volume"
     NOTHING_TO_REDUCE = "nothing_to_reduce"
     NOT_FILLABLE = "not_fillable"
@@ -61,6 +62,7 @@ _SENTENCES: Final[dict[RejectReason, str]] = {
     RejectReason.INVALID_LEVERAGE: f"The leverage must be between 1 and {LEVERAGE_MAX}.",
     RejectReason.INVALID_PRICE: f"The order's kind needs other prices, each between 1 and {PRICE_MAX}.",
     RejectReason.INVALID_PROTECTION: "The stop-loss or take-profit is not on its side of the price.",
+    RejectReason.INVALID_TIMER: f"The seconds must be between 0 and {CANCEL_AFTER_S_MAX}.",
     RejectReason.INVALID_VOLUME: "The volume is not within the instrument's minimum, step and maximum.",
     RejectReason.NOTHING_TO_REDUCE: "The account holds nothing that the reduce-only order could close.",
     RejectReason.NOT_FILLABLE: "The order cannot be filled at once at its price and volume and may not rest.",

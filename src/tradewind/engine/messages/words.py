@@ -21,11 +21,12 @@ TimeInForce: TypeAlias = Literal["gtc", "day", "ioc", "fok"]
 CloseReason: TypeAlias = Literal["close", "reduce", "stop_loss", "take_profit", "stop_out"]
 
 LEVERAGE_MAX = 500
+CANCEL_AFTER_S_MAX = 86_400
 PRICE_MAX = 10**12
 DEPOSIT_CENTS_MAX = 10**12  # ten billion USD: sums of many stay below 2**53, which JavaScript reads exactly
 
-# "quote:" is how events name a price as their cause; a client order id must not look like one.
-ClientOrderId: TypeAlias = Annotated[str, Meta(pattern=r"^(?!quote:)[ -~]{1,64}\Z")]
+# How events name a price or the time as their cause; a client order id must not look like one.
+ClientOrderId: TypeAlias = Annotated[str, Meta(pattern=r"^(?!quote:|time:)[ -~]{1,64}\Z")]
 AccountId: TypeAlias = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_.\-]{1,64}\Z")]
 ReplyTo: TypeAlias = Annotated[str, Meta(max_length=64)]
 Name: TypeAlias = Annotated[str, Meta(max_length=64)]  # of a symbol or a position; an answer repeats it
