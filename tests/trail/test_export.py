@@ -89,6 +89,15 @@ async def test_events_that_are_gone_before_they_were_exported_are_an_error(clien
     assert [event.sequence for event in (await exported(place))[0]] == list(range(1, 11))
 
 
+async def test_a_cluster_that_was_set_back_is_an_error(client, place):
+    """What it does from now on is another history under the same numbers."""
+    await append(client, 0, deposits(10))
+    await export(client, place)
+    await client.hset(PartitionKeys(0).cursor, "sequence", 8)
+    with pytest.raises(EventsMissing, match=r"partition 0 ends with event 8, and .* has 10"):
+        await export(client, place)
+
+
 async def test_two_exports_to_one_place_are_refused(client, place):
     async with Export(client, PARTITIONS, target_of(place)):
         with pytest.raises(TargetRefused, match="another export writes to"):

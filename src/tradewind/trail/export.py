@@ -13,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from tradewind import RedisCluster
+from tradewind.trail.errors import EventsMissing
 from tradewind.trail.events import pages_of
 from tradewind.trail.positions import cluster_id, register
 from tradewind.trail.target import Target
@@ -89,6 +90,11 @@ class Export:
     ) -> None:
         position = await self._target.position(partition)
         final = await register(self._client, partition, self.done.target, position)
+        if position > final:
+            raise EventsMissing(
+                f"partition {partition} ends with event {final}, and {self.done.target} has {position}: the "
+                "cluster has lost events, or was set back; export what it does now to an empty place"
+            )
         self.done.total += position
         while position < final and not is_ended():
             until = min(final, position + self._target.events_per_piece)
