@@ -235,7 +235,7 @@ class NaiveMarket(NaiveBook):
             changed.stop = price
         else:
             changed.price = price
-        refused = self.check(changed, now_ms)
+        refused = "price_collar" if self.is_far(changed) else self.check(changed, now_ms)
         is_fresh = self.is_fresh(order.symbol, now_ms)
         outcome = self.look(self.accounts[account_id], changed) if is_fresh else Outcome()
         if refused or outcome.refused:
@@ -246,6 +246,12 @@ class NaiveMarket(NaiveBook):
         if outcome.volume:
             happenings += self.restore(account_id)
         return None, happenings
+
+    def is_far(self, order: NaiveOrder) -> bool:
+        """More than a tenth off the middle of the quote."""
+        bid, ask, _ = self.prices[order.symbol]
+        prices = (order.price, None if order.triggered else order.stop)
+        return any(abs(each - Fraction(bid + ask, 2)) * 20 > bid + ask for each in prices if each is not None)
 
     def close_by(self, account: NaiveAccount, position: NaivePosition, other: NaivePosition) -> int:
         """One closes where the other was opened, and the other where it was opened itself."""

@@ -1,10 +1,13 @@
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tests.engine.books import NOW_MS, QUOTES
-from tradewind.engine.account import Account, Position, apply, from_fields, to_fields
+from tradewind.engine.account import Account, Leg, Position, apply, from_fields, to_fields
 from tradewind.engine.errors import InconsistentEvent
-from tradewind.engine.instruments import Quote
+from tradewind.engine.instruments import INSTRUMENTS, Quote
 from tradewind.engine.messages import AccountOpened, AllClosed, Deposited, OrderFilled, PositionClosed, Side
+from tradewind.engine.money import closing_price, profit_cents
 
 LAST = {symbol: Quote(symbol, bid, ask, NOW_MS) for symbol, (bid, ask) in QUOTES.items()}
 
@@ -139,3 +142,20 @@ def test_a_broken_stored_account_is_named(change: dict[str, str | None]) -> None
     fields: dict[str, str | None] = {**to_fields(account_with(position(1))), **change}
     with pytest.raises(ValueError, match="stored account A1"):
         from_fields({name: value for name, value in fields.items() if value is not None})
+
+
+@given(
+    symbol=st.sampled_from(sorted(QUOTES)),
+    side=st.sampled_from(["buy", "sell"]),
+    volume=st.integers(1, 10**9),
+    opened=st.integers(1, 10**6),
+    bid=st.integers(1, 10**6),
+    markup=st.integers(0, 50),
+)
+def test_a_leg_floats_what_closing_it_would_give(
+    symbol: str, side: Side, volume: int, opened: int, bid: int, markup: int
+) -> None:
+    leg = Leg(INSTRUMENTS[symbol], side, volume, volume * opened)
+    quote = Quote(symbol, bid, bid + 12, NOW_MS)
+    price = closing_price(quote, side, markup)
+    assert leg.profit(quote, markup) == profit_cents(leg.instrument, side, volume, leg.cost, price)

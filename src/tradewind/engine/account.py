@@ -15,7 +15,7 @@ from tradewind.engine.errors import InconsistentEvent
 from tradewind.engine.instruments import INSTRUMENTS, Instrument, Quote
 from tradewind.engine.messages import ACTIVE, BUY, Event, Side, TradingState
 from tradewind.engine.messages.groups import DEFAULT_TERMS, Terms, decode_terms, encode_terms, shared
-from tradewind.engine.money import closing_price, profit_cents, worst_price
+from tradewind.engine.money import CENTS, closing_price, profit_cents, worst_price
 from tradewind.engine.resting import RestingOrders, sequence_of
 
 LegKey: TypeAlias = tuple[str, Side]
@@ -55,10 +55,24 @@ class Leg:
     volume: int = 0
     cost: int = 0
     """Sum of volume * open price."""
+    divisor: int = field(init=False)
+    """Price steps in a unit of the account currency; 0 if the closing price itself converts."""
+
+    def __post_init__(self) -> None:
+        instrument = self.instrument
+        self.divisor = instrument.price_scale if instrument.quoted_in_account_currency else 0
 
     def profit(self, quote: Quote, markup: int = 0) -> int:
-        price = closing_price(quote, self.side, markup)
-        return profit_cents(self.instrument, self.side, self.volume, self.cost, price)
+        """As closing_price and profit_cents say, written out: every valuation of an account comes here."""
+        if self.side == BUY:
+            price = quote.bid - markup
+            if price < 1:
+                price = 1
+            gain = self.volume * price - self.cost
+        else:
+            price = quote.ask + markup
+            gain = self.cost - self.volume * price
+        return gain * CENTS // (self.divisor or price)
 
     def worst_price(self, profit_min: int, markup: int = 0) -> int:
         """The worst bid (of a buy) or ask (of a sell) of the quote itself."""

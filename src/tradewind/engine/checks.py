@@ -135,8 +135,11 @@ def check_collar(instrument: Instrument, price: int, quote: Quote) -> None:
 
 
 def check_order(account: Account, instrument: Instrument, order: Order, quote: Quote | None) -> None:
-    """Its prices against the market, where there is a quote, and its size against the group's limits."""
-    for price in (order.price, order.stop_price):
+    """Its prices against the market, where there is a quote, and its size against the group's limits.
+
+    The stop price of an order that was triggered is history.
+    """
+    for price in (order.price, None if order.triggered else order.stop_price):
         if price is not None and quote is not None:
             check_collar(instrument, price, quote)
     terms = account.terms
