@@ -28,6 +28,7 @@ MIDDLE_PRICES = {
 }
 ACCOUNTS = 5_000
 POSITIONS = 20_000
+RESTING_ORDERS = 10_000
 NOW_MS = 1_700_000_000_000
 
 
@@ -131,6 +132,32 @@ def measure_frame(book: Book, what: str, frames: list[QuoteFrame]) -> None:
     report(f"on_frame: {what} ({events} events)", total, len(frames))
 
 
+def measure_resting() -> None:
+    """A tick costs what it sets off, however many orders rest."""
+    book = funded_book(ACCOUNTS, 10**8)
+    orders = [
+        Place(
+            account=f"A{number % ACCOUNTS}",
+            id=f"rest-{number}",
+            symbol="EURUSD",
+            side="buy",
+            volume=1_000,
+            kind="limit",
+            price=MIDDLE_PRICES["EURUSD"] - 50 - number // 10,
+        )
+        for number in range(RESTING_ORDERS)
+    ]
+    print(f"\n{len(book.accounts)} accounts, {len(orders)} resting orders:")
+    report(
+        "decide: limit order accepted",
+        seconds(lambda: [book.decide(order, NOW_MS) for order in orders]),
+        len(orders),
+    )
+    measure_frame(book, "nothing is met", [frame(number, number % 2 * 10) for number in range(20)])
+    measure_frame(book, "all prices fall by 162 steps", [frame(98, -162)])
+    measure_frame(book, "all prices fall by 1,100 steps", [frame(99, -1_100)])
+
+
 def value_all(book: Book) -> list[int | None]:
     accounts: list[Account] = list(book.accounts.values())
     return [account.equity(book.quotes.last) for account in accounts]
@@ -139,3 +166,4 @@ def value_all(book: Book) -> list[int | None]:
 if __name__ == "__main__":
     measure_decide()
     measure_frames()
+    measure_resting()

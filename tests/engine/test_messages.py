@@ -1,3 +1,4 @@
+from collections.abc import Callable
 from typing import get_args
 
 import msgspec
@@ -5,6 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tradewind.engine.account import from_fields, to_fields
+from tradewind.engine.instruments import Quote, decode_quote
 from tradewind.engine.messages import (
     Amend,
     Answer,
@@ -166,3 +169,47 @@ def test_a_name_is_no_longer_than_64_characters(command: Command, field: str) ->
     assert decode_command(encode(longest)) == longest
     with pytest.raises(msgspec.ValidationError, match=f"length <= 64 - at `..{field}`"):
         decode_command(encode(msgspec.structs.replace(command, **{field: "x" * 65})))
+
+
+@pytest.mark.parametrize(
+    ("decode", "body"),
+    [
+        (
+            decode_command,
+            b'{"type":"place","account":"A1","id":"o-1","symbol":"EURUSD","side":"buy","volume":1000}',
+        ),
+        (
+            decode_event,
+            b'{"type":"order_filled","account":"A1","at_ms":1,"cause":"o-1","position":"17-3",'
+            b'"symbol":"EURUSD","side":"buy","volume":1000,"price":112112,"margin":1122}',
+        ),
+        (
+            decode_event,
+            b'{"type":"order_rejected","account":"A1","at_ms":1,"cause":"o-1","command":"place",'
+            b'"reason":"no_quote","text":"There is none."}',
+        ),
+        (
+            decode_answer,
+            b'{"id":"o-1","account":"A1","status":"filled","position":"17-3","price":112112,"volume":1000,'
+            b'"balance":5,"sequence":3}',
+        ),
+    ],
+)
+def test_bodies_from_before_orders_could_rest_are_read_and_written_as_they_were(
+    decode: Callable[[bytes], object], body: bytes
+) -> None:
+    assert encode(decode(body)) == body
+
+
+def test_quotes_and_positions_from_before_orders_could_rest_are_read_as_they_were() -> None:
+    assert decode_quote(b'["EURUSD",112100,112112,1]') == Quote("EURUSD", 112_100, 112_112, 1, None, None)
+    stored = {
+        "id": "A1",
+        "leverage": "100",
+        "balance": "5",
+        "used_margin": "1122",
+        "margin_called": "0",
+        "position:17-3": '{"id":"17-3","symbol":"EURUSD","side":"buy","volume":1000,"price":112112,'
+        '"margin":1122,"opened_at_ms":1}',
+    }
+    assert to_fields(from_fields(stored)) == stored
