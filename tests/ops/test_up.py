@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import httpx
 import pytest
 
 from tests.embedded.helpers import alive, wait_until
@@ -92,6 +93,26 @@ def test_a_short_run_with_a_crash(tmp_path):
     assert report["audit"]["journal_entries"] == orders["offered"] + 400
     assert 0 < report["start_seconds"] < 15
     assert not list(tmp_path.iterdir())
+
+
+def test_the_api_takes_orders_while_the_load_runs_and_the_audit_counts_them(tmp_path):
+    data = tmp_path / "data"
+    with running(tmp_path, *SMALL, "--rate", "100", "--data", data, "--json") as (process, children):
+        key_file = data / "api.key"
+        assert key_file.stat().st_mode & 0o777 == 0o600
+        headers = {"Authorization": f"Bearer {key_file.read_text().strip()}"}
+        [port] = {
+            int(words[words.index("--port") + 1])
+            for child in children
+            if "api" in (words := Path(f"/proc/{child}/cmdline").read_text().split("\0"))
+        }
+        body = {"account": "A000001", "id": "by-http", "symbol": "EURUSD", "side": "buy", "volume": 1000}
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}", headers=headers) as http:
+            assert http.post("/v1/orders", json=body).json()["status"] == "filled"
+        process.send_signal(signal.SIGINT)
+        report = json.loads(process.communicate(timeout=END_S_MAX)[0])
+    assert report["audit"]["clean"], report["audit"]["findings"]
+    wait_until(lambda: not any(map(alive, children)), "every process of it has ended")
 
 
 @pytest.mark.faults

@@ -1,6 +1,6 @@
 """Everything that a run needs before it can trade: servers, engine, workers, and our own end of it.
 
-    servers -> function library and partitions -> workers own all partitions -> order desk
+    servers -> function library and partitions -> workers own all partitions -> order desk -> API
 
 Entered on one stack, so that a failure or an interrupt at any point undoes what was done before it.
 """
@@ -17,6 +17,7 @@ from tradewind.engine.desk import OrderDesk
 from tradewind.engine.keys import PartitionKeys
 from tradewind.engine.opening import open_engine
 from tradewind.feed.ticks import TickFileSummary
+from tradewind.ops.api_process import ApiProcess, demo_key
 from tradewind.ops.cluster_url import client_of
 from tradewind.ops.connections import OWN_MAX
 from tradewind.ops.journal import Journal
@@ -43,6 +44,7 @@ class UpOptions:
     data: Path | None = None
     server: Path | None = None
     url: str | None = None
+    api_port: int | None = 0
     seed: int = SEED
 
 
@@ -59,6 +61,7 @@ class System:
     desk: OrderDesk
     journal: Journal
     cluster: EmbeddedCluster | None
+    api: ApiProcess | None
 
 
 @asynccontextmanager
@@ -87,8 +90,13 @@ async def running_system(run: str, options: UpOptions, say: Say) -> AsyncIterato
         desk = OrderDesk(client, partitions)
         stack.push_async_callback(desk.aclose)
         await desk.start()
+        api = None if options.api_port is None else ApiProcess(url, options.api_port, say)
+        if api is not None:
+            stack.push_async_callback(api.stop)
+            await api.start()
+            say(f"API on {api.address}, key {await demo_key(client, run, options.data)}")
         shards = _shards(client, partitions)
-        yield System(run, options, client, partitions, shards, workers, desk, journal, cluster)
+        yield System(run, options, client, partitions, shards, workers, desk, journal, cluster, api)
         say("stopping")
 
 

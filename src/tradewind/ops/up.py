@@ -1,6 +1,7 @@
 """One run of the whole system: start, trade, stop in order, audit.
 
-The end, in order: orders stop, answers come in, quotes stop, audit, workers hand over, servers stop.
+The end, in order: orders stop, answers come in, quotes stop, the API stops, audit, workers hand over, servers
+stop.
 """
 
 import asyncio
@@ -153,6 +154,9 @@ class Up:
     # -- the end ---------------------------------------------------------------------------------------
 
     async def _conclude(self, system: System, quotes: Quotes, tally: Tally) -> Report:
+        if system.api is not None:
+            self._say("stopping the API")
+            await system.api.stop()
         path = system.journal.path
         earlier = [] if path is None else earlier_journals(path)
         self._say(f"audit, with the journals of {len(earlier)} earlier runs" if earlier else "audit")

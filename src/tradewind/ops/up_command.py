@@ -61,6 +61,8 @@ def up(
     ] = None,
     server: Annotated[Path | None, Parameter(help="Another redis-server or valkey-server binary.")] = None,
     url: Annotated[str | None, Parameter(help="Use this cluster instead of starting one.")] = None,
+    api_port: Annotated[int, Parameter(help="Port of the HTTP API; 0: a free one, which is shown.")] = 0,
+    no_api: Annotated[bool, Parameter(negative="", help="Without the HTTP API.")] = False,
     as_json: Annotated[
         bool, Parameter(name="--json", negative="", help="The report as one JSON object on stdout.")
     ] = False,
@@ -83,6 +85,7 @@ def up(
         data=None if data is None else data.expanduser().resolve(),
         server=server,
         url=url,
+        api_port=None if no_api else api_port,
     )
     _check(options)
     try:
@@ -120,6 +123,7 @@ def _check(options: UpOptions) -> None:
         ("--workers", options.workers, 1, WORKERS_MAX),
         ("--accounts", options.accounts, 1, ACCOUNTS_MAX),
         ("--rate", options.rate, 0, RATE_MAX),
+        ("--api-port", options.api_port or 0, 0, 65_535),
     ):
         if not least <= value <= most:
             raise OptionRefused(f"{name} {value}: it must be between {least} and {most}")
