@@ -31,6 +31,7 @@ pytestmark = [
 HELD_S_MAX = 0.010
 HELD_S_MAX_ANYWHERE = 0.050  # on a machine that others use as well
 ELEMENTS = 100_000
+LARGE_BYTES = 4 << 20
 
 
 async def _opening(make: Callable[[], RedisCluster]) -> None:
@@ -45,6 +46,12 @@ async def _parsing(client: RedisCluster, key: str) -> None:
     assert len(await client.lrange(f"{{{key}}}:list", 0, -1)) == ELEMENTS
     assert len(await client.hgetall(f"{{{key}}}:hash")) == ELEMENTS
     assert len(await client.get(f"{{{key}}}:text")) == 4 << 20
+
+
+async def _a_large_value(client: RedisCluster, key: str, value: str) -> None:
+    await client.set(key, value)
+    assert len(await client.get(key)) == LARGE_BYTES
+    await client.delete(key)
 
 
 FILL = """
@@ -90,12 +97,14 @@ async def _longest(
     key, *_ = keys_of_each_shard(await client.initialize()).values()
     await _opening(plain)  # what Python imports and compiles once is not counted
     found: dict[str, Hold] = {}
+    large = "x" * LARGE_BYTES
     for _ in range(rounds):
         await _fill(client, key)
         works = {
             "opening": _opening(plain),
             "opening over TLS": _opening(over_tls),
             "parsing": _parsing(client, key),
+            "a large value": _a_large_value(client, key, large),
             "learning a new map": _learning_a_new_map(fragile, client, key),
         }
         for name, work in works.items():

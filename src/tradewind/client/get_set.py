@@ -64,9 +64,11 @@ class GetAndSet:
         def _send_set(self, router, name, value):
             """As `_send`."""
             data = value.encode() if type(value) is str else value
-            if type(name) is str and type(data) is bytes and len(data) <= VALUE_BYTES_MAX:
-                key = name.encode()
+            if type(name) is str and type(data) is bytes:
+                key, size = name.encode(), len(data)
                 if len(key) <= KEY_BYTES_MAX:
-                    packed = b"".join((SET_HEADS[len(key)], key, VALUE_HEADS[len(data)], data, CRLF))
+                    # Also of large values: joining 20 MB holds the loop for 4 ms, hiredis for 34.
+                    head = VALUE_HEADS[size] if size <= VALUE_BYTES_MAX else b"\r\n$%d\r\n" % size
+                    packed = b"".join((SET_HEADS[len(key)], key, head, data, CRLF))
                     return self._send_packed(router, "SET", packed, key, False)
             return self._send(router, ("SET", name, value), name, False)
