@@ -6,11 +6,14 @@
 
 Servers are heavy and the machine may be small, so the tests run in one process; `pytest -n` works, each
 worker process then starts its own session cluster.
+
+`TRADEWIND_TEST_SERVER=/usr/bin/redis-server` makes the clusters of another server than the bundled one.
 """
 
 import asyncio
 import gc
 import inspect
+import os
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
@@ -19,6 +22,8 @@ import pytest
 from tests import leaks
 from tradewind.embedded import EmbeddedCluster
 from tradewind.embedded.survey import Admin
+
+SERVER = os.environ.get("TRADEWIND_TEST_SERVER")  # None: the bundled one
 
 
 def pytest_pycollect_makeitem(name: str, obj: Any) -> None:
@@ -53,7 +58,7 @@ async def no_leaked_tasks() -> AsyncIterator[None]:
 @pytest.fixture(scope="session")
 def cluster() -> Iterator[EmbeddedCluster]:
     """Started outside any test's event loop; usable under each."""
-    shared = EmbeddedCluster()
+    shared = EmbeddedCluster(server=SERVER)
     asyncio.run(shared.start())
     yield shared
     asyncio.run(shared.stop())
@@ -71,5 +76,5 @@ async def clean_cluster(cluster: EmbeddedCluster) -> EmbeddedCluster:
 
 @pytest.fixture
 async def own_cluster() -> AsyncIterator[EmbeddedCluster]:
-    async with EmbeddedCluster() as cluster:
+    async with EmbeddedCluster(server=SERVER) as cluster:
         yield cluster

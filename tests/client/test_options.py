@@ -227,3 +227,9 @@ def test_own_options_may_be_text_as_in_a_url_and_say_so_when_they_are_no_numbers
     assert RedisCluster(host="localhost", **{name: "7"})
     with pytest.raises(ValueError, match=f"{name}='many': a number of at least"):
         RedisCluster(host="localhost", **{name: "many"})
+
+
+@pytest.mark.parametrize("name", ["max_connections", "lanes", "in_flight_max", "in_flight_bytes_max"])
+def test_a_limit_of_nothing_is_refused_by_its_name(name: str) -> None:
+    with pytest.raises(ValueError, match=f"{name}=0: a number of at least 1 is needed"):
+        RedisCluster(host="localhost", **{name: 0})

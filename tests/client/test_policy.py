@@ -65,9 +65,3 @@ def test_lanes_and_dedicated_connections_share_one_cap(
     limits = Limits(connections_max=connections_max, lanes_max=lanes)
     assert (limits.shared_lanes_max, limits.dedicated_max) == (shared, dedicated)
     assert limits.shared_lanes_max + limits.dedicated_max == connections_max
-
-
-@pytest.mark.parametrize("wrong", ["connections_max", "lanes_max", "in_flight_max", "in_flight_bytes_max"])
-def test_a_limit_of_nothing_is_refused_by_its_name(wrong: str) -> None:
-    with pytest.raises(ValueError, match=wrong):
-        Limits(**{wrong: 0})

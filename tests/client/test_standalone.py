@@ -3,7 +3,6 @@
 import asyncio
 import functools
 import inspect
-import shutil
 import ssl
 from typing import Any
 
@@ -29,8 +28,6 @@ from tests.support.waiting import eventually
 from tradewind import ClusterNotReady, OutcomeUnknown, Redis, SharedConnectionError, __version__
 from tradewind.client import standalone
 
-DEBIAN = shutil.which("redis-server", path="/usr/bin")
-NEEDS_DEBIAN = pytest.mark.skipif(DEBIAN is None, reason="no redis-server of Debian's on this machine")
 OF_A_CLUSTER = ("CLUSTER KEYSLOT", "{d}s")
 
 

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Iterator
 
 import pytest
 
-from tests.conftest import EmbeddedCluster
+from tests.conftest import SERVER, EmbeddedCluster
 from tests.support.announced import AnnouncedCluster
 from tests.support.client_fixtures import client, make_client, no_complaints, pytest_asyncio_loop_factories
 from tests.support.loop_holds import loop_holds
@@ -21,7 +21,7 @@ NODE_TIMEOUT_S = 1.0
 
 @pytest.fixture(scope="session")
 def shared_fragile_cluster() -> Iterator[EmbeddedCluster]:
-    cluster = EmbeddedCluster(node_timeout_ms=int(NODE_TIMEOUT_S * 1000))
+    cluster = EmbeddedCluster(server=SERVER, node_timeout_ms=int(NODE_TIMEOUT_S * 1000))
     asyncio.run(cluster.start())
     yield cluster
     asyncio.run(cluster.stop())

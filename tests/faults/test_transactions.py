@@ -2,8 +2,7 @@
 
 import asyncio
 import signal
-from collections import Counter
-from types import TracebackType
+from functools import partial
 from typing import Any
 
 import pytest
@@ -14,7 +13,8 @@ from tests.support.client_fixtures import MakeClient
 from tests.support.clients import check_idle
 from tests.support.migration import Migration
 from tests.support.waiting import eventually
-from tradewind import OutcomeUnknown, RedisCluster
+from tests.support.writers import Writers
+from tradewind import RedisCluster
 from tradewind.embedded.survey import Admin
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(60)]
@@ -22,79 +22,37 @@ pytestmark = [pytest.mark.faults, pytest.mark.timeout(60)]
 COUNT = 12  # of tellers
 
 
-class Tellers:
-    """Tasks that move 1 from one account to another, each noting it in a key of its own, in `async with`.
+class Tellers(Writers):
+    """Tasks that move 1 from one account to another, each noting it in a key of its own.
 
     `watches`: reading before, with `client.transaction`, what the transaction then sets.
     """
 
     def __init__(self, client: Any, tag: str, *, watches: bool = False) -> None:
-        self.acknowledged: Counter[int] = Counter()
-        self.unknown: Counter[int] = Counter()
-        self.errors: Counter[str] = Counter()
-        self._client = client
+        super().__init__(client, [f"{{{tag}}}note:{number}" for number in range(COUNT)])
         self._watches = watches
         self._source, self._target = f"{{{tag}}}from", f"{{{tag}}}to"
-        self._notes = [f"{{{tag}}}note:{number}" for number in range(COUNT)]
-        self._tasks: list[asyncio.Task[None]] = []
-        self._stopping = False
 
-    async def __aenter__(self) -> "Tellers":
-        self._tasks = [asyncio.create_task(self._work(number)) for number in range(COUNT)]
-        return self
+    async def _ask(self, key: str) -> None:
+        if self._watches:
+            await self._client.transaction(partial(self._transfer, key), key)
+        else:
+            pipe = self._client.pipeline(transaction=True)
+            await pipe.decr(self._source).incr(self._target).incr(key).execute()
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._stopping = True
-        await asyncio.gather(*self._tasks)
-
-    async def _work(self, number: int) -> None:
-        while not self._stopping:
-            try:
-                await (self._watched(number) if self._watches else self._plain(number))
-            except OutcomeUnknown:
-                self.unknown[number] += 1
-            except Exception as error:
-                self.errors[f"{type(error).__name__}: {error}"[:150]] += 1
-                await asyncio.sleep(0.01)
-            else:
-                self.acknowledged[number] += 1
-            await asyncio.sleep(0.001)
-
-    async def _plain(self, number: int) -> None:
-        pipe = self._client.pipeline(transaction=True)
-        await pipe.decr(self._source).incr(self._target).incr(self._notes[number]).execute()
-
-    async def _watched(self, number: int) -> None:
-        note = self._notes[number]
-
-        async def transfer(pipe: Any) -> None:
-            value = int(await pipe.get(note) or 0)
-            pipe.multi()
-            pipe.decr(self._source).incr(self._target).set(note, value + 1)
-
-        await self._client.transaction(transfer, note)
-
-    @property
-    def total(self) -> int:
-        return self.acknowledged.total()
-
-    async def more(self, count: int, timeout_s: float = 15.0) -> None:
-        goal = self.total + count
-        await eventually(lambda: self.total >= goal, timeout_s)
+    async def _transfer(self, key: str, pipe: Any) -> None:
+        value = int(await pipe.get(key) or 0)
+        pipe.multi()
+        pipe.decr(self._source).incr(self._target).set(key, value + 1)
 
     async def check(self, client: RedisCluster, *, may_lose: bool = False) -> None:
         """No transaction ran in part, none twice, and (unless the server may lose them) none is missing."""
         source, target, *notes = (
-            int(value or 0) for value in await client.mget(self._source, self._target, *self._notes)
+            int(value or 0) for value in await client.mget(self._source, self._target, *self.keys)
         )
         assert source == -target, "a transaction ran in part"
         assert sum(notes) == target, "a transaction ran in part"
-        for number, noted in enumerate(notes):
-            most = self.acknowledged[number] + self.unknown[number]
-            assert noted <= most, f"{noted} of at most {most}: some ran twice"
-            assert may_lose or noted >= self.acknowledged[number], "acknowledged ones are lost"
+        await super().check(client, may_lose=may_lose)
         await check_idle(client)
 
 

@@ -6,13 +6,14 @@ from collections import Counter
 from collections.abc import Iterable
 from itertools import pairwise
 from types import TracebackType
-from typing import Any
+from typing import Any, Self
 
+from tests.support.waiting import eventually
 from tradewind import OutcomeUnknown, RedisCluster
 
 
 class Writers:
-    """One task a key: INCR, again and again, until the end of `async with`.
+    """One task a key: INCR (or what `_ask` says), again and again, until the end of `async with`.
 
     `client` may be a view, as `client.durable()`. Errors other than OutcomeUnknown mean that the write did
     not happen: they are counted by name, and the writer goes on.
@@ -29,7 +30,7 @@ class Writers:
         self._tasks: list[asyncio.Task[None]] = []
         self._stopping = False
 
-    async def __aenter__(self) -> "Writers":
+    async def __aenter__(self) -> Self:
         self._tasks = [asyncio.create_task(self._write(key)) for key in self.keys]
         return self
 
@@ -42,7 +43,7 @@ class Writers:
     async def _write(self, key: str) -> None:
         while not self._stopping:
             try:
-                await self._client.execute_command("INCR", key)
+                await self._ask(key)
             except OutcomeUnknown:
                 self.unknown[key] += 1
             except Exception as error:
@@ -52,6 +53,15 @@ class Writers:
                 self.acknowledged[key] += 1
                 self.times[key].append(time.monotonic())
             await asyncio.sleep(self._pause_s)
+
+    async def _ask(self, key: str) -> None:
+        """Add 1 to the key."""
+        await self._client.execute_command("INCR", key)
+
+    async def more(self, count: int, timeout_s: float = 15.0) -> None:
+        """Wait until so many more are acknowledged."""
+        goal = self.total + count
+        await eventually(lambda: self.total >= goal, timeout_s)
 
     @property
     def total(self) -> int:

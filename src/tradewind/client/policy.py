@@ -27,7 +27,10 @@ from tradewind.client.errors import OutcomeUnknown
 
 @dataclass(frozen=True)
 class Limits:
-    """Everything that can grow, and how far. Counts are per node unless the name says otherwise."""
+    """Everything that can grow, and how far. Counts are per node unless the name says otherwise.
+
+    Each is at least 1: `settings.whole_number` sees to it where a caller chooses.
+    """
 
     connections_max: int = 16  # lanes and dedicated connections together
     lanes_max: int = 2
@@ -37,14 +40,6 @@ class Limits:
     redirects_in_a_row_max: int = 5  # followed at once; after that with pauses, for the nodes disagree
     redirects_max: int = 32  # per command
     dedicated_idle_s_max: float = 30.0
-
-    def __post_init__(self) -> None:
-        if self.lanes_max < 1 or self.connections_max < 1:
-            raise ValueError(
-                f"connections_max={self.connections_max} and lanes_max={self.lanes_max} must be at least 1"
-            )
-        if self.in_flight_max < 1 or self.in_flight_bytes_max < 1:
-            raise ValueError(f"in_flight_max={self.in_flight_max} and in_flight_bytes_max must be at least 1")
 
     @property
     def shared_lanes_max(self) -> int:
