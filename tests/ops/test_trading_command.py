@@ -12,6 +12,7 @@ from tests.support.clients import check_idle
 from tradewind import RedisCluster
 from tradewind.embedded import EmbeddedCluster
 from tradewind.engine.house_store import load_house
+from tradewind.engine.messages import Place
 from tradewind.engine.opening import open_engine
 
 TRADEWIND = Path(sys.executable).parent / "tradewind"
@@ -41,8 +42,12 @@ async def test_the_kill_switch_closes_everything_and_halts(client: RedisCluster,
         await run.fund("A1", "A2")
         for account in ("A1", "A2"):
             assert (await run.ask(place(account, "p"))).status == "filled"
-        told, _ = await trading(clean_cluster, "halted", "--reason", "a test", "--close-all")
-        assert told == {"scope": "system", "state": "halted", "closed": 2, "left": 0}
+        limit = Place(
+            account="A1", id="l", symbol="EURUSD", side="buy", volume=1_000, kind="limit", price=111_000
+        )
+        assert (await run.ask(limit)).status == "accepted"
+        told, _ = await trading(clean_cluster, "halted", "--reason", "a test", "--close-all", "--cancel-all")
+        assert told == {"scope": "system", "state": "halted", "canceled": 1, "closed": 2, "left": 0}
         await load_house(client, run.house)
         assert (await run.ask(place("A1", "late"))).reason == "system_halted"
         assert (await trading(clean_cluster, "show"))[0] == {"system": "halted (a test)"}
@@ -66,7 +71,7 @@ async def test_an_account_alone_is_halted(client: RedisCluster, clean_cluster):
     [
         (("halted",), "--reason is missing"),
         (("halted", "--reason", "x", "--symbol", "EURXXX"), "--symbol EURXXX is not one of"),
-        (("active", "--reason", "x", "--close-all"), "--close-all goes with"),
+        (("active", "--reason", "x", "--close-all"), "go with reducing and halted"),
         (("halted", "--reason", "x", "--symbol", "EURUSD", "--account", "A"), "name one of them"),
     ],
 )

@@ -18,6 +18,7 @@ from tradewind.engine.messages import (
     REDUCING,
     TRADING_REASON_CHARACTERS_MAX,
     Answer,
+    CancelAll,
     CloseAll,
     SetTrading,
     TradingState,
@@ -40,6 +41,10 @@ def trading(
     reason: Annotated[str, Parameter(help="Why; kept with the state, and told to who is refused.")] = "",
     symbol: Annotated[str | None, Parameter(help="Only this symbol.")] = None,
     account: Annotated[str | None, Parameter(help="Only this account.")] = None,
+    cancel_all: Annotated[
+        bool,
+        Parameter(negative="", help="Also cancel the resting orders, of all accounts or of the one named."),
+    ] = False,
     close_all: Annotated[
         bool, Parameter(negative="", help="Also close the positions, of all accounts or of the one named.")
     ] = False,
@@ -53,8 +58,8 @@ def trading(
     Of the whole system, or of a symbol or an account. Effective for orders that wait in line, too. Exit code
     0: done. 1: an account refused it, or positions are left open for want of a fresh quote.
     """
-    _check(state, reason, symbol, account, close_all)
-    result = run_loop(_trading(url, state, reason, symbol, account, close_all))
+    _check(state, reason, symbol, account, close_all or cancel_all)
+    result = run_loop(_trading(url, state, reason, symbol, account, cancel_all, close_all))
     if as_json:
         print(json.dumps(result))
     else:
@@ -63,7 +68,7 @@ def trading(
     return EXIT_REJECTED if result.get("refused") or result.get("left") else 0
 
 
-def _check(state: str, reason: str, symbol: str | None, account: str | None, close_all: bool) -> None:
+def _check(state: str, reason: str, symbol: str | None, account: str | None, ends: bool) -> None:
     if state != "show" and not reason.strip():
         raise OptionRefused("--reason is missing: say why trading changes; whoever is refused is told")
     if len(reason) > TRADING_REASON_CHARACTERS_MAX:
@@ -72,8 +77,10 @@ def _check(state: str, reason: str, symbol: str | None, account: str | None, clo
         raise OptionRefused("--symbol and --account: name one of them, or none for the whole system")
     if symbol is not None and symbol not in INSTRUMENTS:
         raise OptionRefused(f"--symbol {symbol} is not one of {', '.join(INSTRUMENTS)}")
-    if close_all and state not in (REDUCING, HALTED):
-        raise OptionRefused("--close-all goes with reducing and halted: else new positions open meanwhile")
+    if ends and state not in (REDUCING, HALTED):
+        raise OptionRefused(
+            "--close-all and --cancel-all go with reducing and halted: else new ones come meanwhile"
+        )
 
 
 async def _trading(
@@ -82,6 +89,7 @@ async def _trading(
     reason: str,
     symbol: str | None,
     account: str | None,
+    cancel_all: bool,
     close_all: bool,
 ) -> dict[str, object]:
     client = client_of(url)
@@ -92,7 +100,8 @@ async def _trading(
         desk = OrderDesk(client, partitions)
         await desk.start()
         try:
-            return await _Switch(client, desk, partitions, reason, symbol, account).turn(state, close_all)
+            switch = _Switch(client, desk, partitions, reason, symbol, account)
+            return await switch.turn(state, cancel_all=cancel_all, close_all=close_all)
         finally:
             await desk.aclose()
     finally:
@@ -130,13 +139,19 @@ class _Switch:
         self._run = f"trading-{secrets.token_hex(4)}"
         self._refused: list[str] = []
 
-    async def turn(self, state: TradingState, close_all: bool) -> dict[str, object]:
+    async def turn(self, state: TradingState, *, cancel_all: bool, close_all: bool) -> dict[str, object]:
         result: dict[str, object] = {"scope": self._symbol or self._account or "system", "state": state}
+        await self._set(REDUCING if close_all else state)
+        names = await self._names() if cancel_all or close_all else []
+        if cancel_all:
+            answers = await self._for_each(names, CancelAll, "cancel")
+            result["canceled"] = sum(answer.canceled or 0 for answer in answers)
         if close_all:
-            await self._set(REDUCING)
-            result |= await self._close_all()
-        if not close_all or state != REDUCING:
-            await self._set(state)
+            answers = await self._for_each(names, CloseAll, "close")
+            result["closed"] = sum(answer.closed or 0 for answer in answers)
+            result["left"] = sum(answer.left or 0 for answer in answers)
+            if state != REDUCING:
+                await self._set(state)
         if self._refused:
             result["refused"] = self._refused
         return result
@@ -149,27 +164,28 @@ class _Switch:
             command = SetTrading(account=self._account, id=id, state=state, why=self._reason)
             self._note(await self._desk.submit(command))
 
-    async def _close_all(self) -> dict[str, object]:
-        names = [self._account] if self._account is not None else await self._names()
-        closed = left = 0
+    async def _for_each(
+        self, names: list[str], kind: type[CancelAll] | type[CloseAll], what: str
+    ) -> list[Answer]:
+        found = []
         for at in range(0, len(names), ACCOUNTS_AT_ONCE):
-            some = names[at : at + ACCOUNTS_AT_ONCE]
-            answers = await asyncio.gather(*(self._desk.submit(self._closing(name)) for name in some))
-            for answer in answers:
-                self._note(answer)
-                closed += answer.closed or 0
-                left += answer.left or 0
-        return {"closed": closed, "left": left}
-
-    def _closing(self, account: str) -> CloseAll:
-        return CloseAll(account=account, id=f"{self._run}-close", symbol=self._symbol)
+            asked = [
+                kind(account=name, id=f"{self._run}-{what}", symbol=self._symbol)
+                for name in names[at : at + ACCOUNTS_AT_ONCE]
+            ]
+            found += await asyncio.gather(*map(self._desk.submit, asked))
+        for answer in found:
+            self._note(answer)
+        return found
 
     def _note(self, answer: Answer) -> None:
         if answer.status == "rejected":
             self._refused.append(f"{answer.account}: {answer.text}")
 
     async def _names(self) -> list[str]:
-        """Every account there is."""
+        """The account that was named, or every account there is."""
+        if self._account is not None:
+            return [self._account]
         keys = [PartitionKeys(partition).accounts for partition in range(self._partitions)]
         found = await asyncio.gather(*(self._client.execute_command("SMEMBERS", key) for key in keys))
         return sorted(name.decode() for members in found for name in members)
