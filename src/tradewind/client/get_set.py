@@ -67,7 +67,7 @@ class GetAndSet:
             if type(name) is str and type(data) is bytes:
                 key, size = name.encode(), len(data)
                 if len(key) <= KEY_BYTES_MAX:
-                    # Also of large values: joining 20 MB holds the loop for 4 ms, hiredis for 34.
+                    # Also of large values: joining 20 MB of text takes 4 ms, hiredis 34.
                     head = VALUE_HEADS[size] if size <= VALUE_BYTES_MAX else b"\r\n$%d\r\n" % size
                     packed = b"".join((SET_HEADS[len(key)], key, head, data, CRLF))
                     return self._send_packed(router, "SET", packed, key, False)
