@@ -8,6 +8,8 @@ position of its own; a reduce-only order closes positions of the other side inst
 
 from typing import Final, NamedTuple
 
+from msgspec.structs import replace
+
 from tradewind.engine.account import Account
 from tradewind.engine.checks import Refusal, check_collar, check_margin
 from tradewind.engine.instruments import INSTRUMENTS, Instrument, Quote
@@ -139,14 +141,14 @@ def execute(
         volume=fill.volume,
         price=fill.price,
         margin=fill.margin,
-        commission=commission,
-        balance=account.balance - commission if commission else None,
-        order=resting,
-        left=order.left - fill.volume - fill.canceled,
-        volume_canceled=fill.canceled,
-        stop_loss=order.stop_loss,
-        take_profit=order.take_profit,
     )
+    if commission:
+        event = replace(event, commission=commission, balance=account.balance - commission)
+    if resting or fill.canceled:  # the usual case has neither, and few fields are made faster than many
+        left = order.left - fill.volume - fill.canceled
+        event = replace(event, order=resting, left=left, volume_canceled=fill.canceled)
+    if order.stop_loss is not None or order.take_profit is not None:
+        event = replace(event, stop_loss=order.stop_loss, take_profit=order.take_profit)
     ledger.record(event)
     return event
 

@@ -2,6 +2,8 @@
 
 from typing import Final
 
+from msgspec.structs import replace
+
 from tradewind.engine.account import Account
 from tradewind.engine.checks import (
     Refusal,
@@ -60,7 +62,7 @@ def _plan_now(ledger: Ledger, account: Account, order: Order, now_ms: int) -> Fi
         return None
     quote = ledger.quotes.fresh(order.symbol, now_ms)
     if order.stop_loss is not None or order.take_profit is not None:
-        check_protection(order, closing_price(quote, order.side, account.terms.markup_points))
+        check_protection(order, closing_price(quote, order.side))
     return plan(ledger, account, order)
 
 
@@ -110,18 +112,19 @@ def accepted_answer(account: Account, command_id: str, order: Order, sequence: i
 
 def filled_answer(account: Account, event: OrderFilled | OrderReduced, sequence: int) -> Answer:
     """All or a part was filled when the command came. `order` is named if it rested or still rests."""
-    is_whole = not event.left and not event.volume_canceled
-    return Answer(
+    answer = Answer(
         id=event.cause,
         account=account.id,
-        status="filled" if is_whole else "partially_filled",
-        position=event.position if type(event) is OrderFilled else None,
+        status="partially_filled" if event.left or event.volume_canceled else "filled",
+        position=event.position if isinstance(event, OrderFilled) else None,
         price=event.price,
         volume=event.volume,
-        profit=event.profit if type(event) is OrderReduced else None,
         balance=account.balance,
-        closed=event.closed if type(event) is OrderReduced else None,
-        order=event.order or None,
-        volume_canceled=event.volume_canceled or None,
         sequence=sequence,
     )
+    if event.order or event.volume_canceled:
+        order, canceled = event.order or None, event.volume_canceled or None
+        answer = replace(answer, order=order, volume_canceled=canceled)
+    if isinstance(event, OrderReduced):
+        answer = replace(answer, profit=event.profit, closed=event.closed)
+    return answer
