@@ -74,6 +74,15 @@ class NaiveBook:
             )
         return account.balance + sum(math.floor(amount) for amount in floating.values())
 
+    def withdraw(self, account: NaiveAccount, amount: int, now_ms: int) -> str | None:
+        """The reason of a rejection, or None."""
+        if not all(self.is_fresh(position.symbol, now_ms) for position in account.positions):
+            return "stale_quote"
+        if amount > min(account.balance, self.equity(account) - self.used_margin(account)):
+            return "insufficient_funds"
+        account.balance -= amount
+        return None
+
     def is_fresh(self, symbol: str, now_ms: int) -> bool:
         return now_ms - self.prices[symbol][2] <= STALE_MS
 

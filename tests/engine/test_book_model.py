@@ -13,6 +13,7 @@ from tests.engine.naive import Happening, NaiveAccount, NaivePosition
 from tests.engine.naive_orders import DAY_MS, NaiveMarket, NaiveOrder
 from tradewind.engine.account import Position, from_fields, to_fields
 from tradewind.engine.book import Book, Decision, rebuild
+from tradewind.engine.cash import cash_flows
 from tradewind.engine.instruments import INSTRUMENTS, Quote, QuoteFrame
 from tradewind.engine.messages import (
     Amend,
@@ -24,7 +25,6 @@ from tradewind.engine.messages import (
     CloseBy,
     Command,
     Deposit,
-    Deposited,
     Event,
     MarginCall,
     MarginRestored,
@@ -38,13 +38,14 @@ from tradewind.engine.messages import (
     OrderTriggered,
     Place,
     PositionClosed,
-    PositionsClosedBy,
     Protect,
     Side,
     TimeInForce,
+    Withdraw,
     decode_event,
     encode,
 )
+from tradewind.engine.statement import statement
 
 PARTITION = 17
 ACCOUNTS = ("A1", "A2", "A3")
@@ -166,6 +167,14 @@ class BookAgainstNaiveBook(RuleBasedStateMachine):
         self.naive.accounts[account].balance += amount
         assert answer.balance == self.naive.accounts[account].balance
         assert happened == self.naive.restore(account)
+
+    @rule(account=accounts, percent=st.integers(1, 110))
+    def withdraw(self, account: str, percent: int) -> None:
+        held = self.naive.accounts[account]
+        amount = max(1, held.balance * percent // 100)
+        refused = self.naive.withdraw(held, amount, self.now_ms)
+        answer, happened = self.decide(Withdraw(account=account, id=self.next_id(), amount=amount))
+        assert (answer.reason, happened) == (refused, [])
 
     @rule(account=accounts, symbol=symbols, side=sides, volume=lots)
     def place(self, account: str, symbol: str, side: Side, volume: int) -> None:
@@ -478,10 +487,9 @@ class BookAgainstNaiveBook(RuleBasedStateMachine):
         opened = [event.position for event in events if isinstance(event, OrderFilled)]
         assert len(opened) == len(set(opened))
         for id, account in self.book.accounts.items():
-            paid_in = sum(e.amount for e in events if isinstance(e, Deposited) and e.account == id)
-            closes = [e for e in events if isinstance(e, PositionClosed | PositionsClosedBy)]
-            earned = sum(e.profit for e in closes if e.account == id)
-            assert account.balance == paid_in + earned
+            own = [event for event in events if event.account == id]
+            assert account.balance == sum(cents for event in own for _, cents in cash_flows(event))
+            assert account.balance == statement(own, id, 0, 1 << 62).closing_balance
 
 
 TestBookAgainstNaiveBook = pytest.mark.slow(BookAgainstNaiveBook.TestCase)
