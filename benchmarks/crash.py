@@ -16,6 +16,8 @@ from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
+from msgspec.structs import replace
+
 from tradewind import RedisCluster, clock
 from tradewind.client.histogram import LatencyHistogram
 from tradewind.embedded import EmbeddedCluster
@@ -29,6 +31,7 @@ from tradewind.engine.messages import (
     OpenAccount,
     Place,
     PositionClosed,
+    RejectReason,
     decode_event,
 )
 from tradewind.engine.opening import open_engine
@@ -37,6 +40,7 @@ from tradewind.ops.workers import WorkerProcesses
 QUOTES_EVERY_S: Final = 0.2
 LOOK_S: Final = 0.05
 ASKED_AT_ONCE: Final = 1_000
+TRIES: Final = 50
 CRASH_S_MAX: Final = 60.0
 BEFORE_S: Final = 1.0  # the others' latency is looked at from so long before the tick
 EVENTS_AT_ONCE: Final = 2_000
@@ -212,13 +216,24 @@ async def _ask_all(desk: OrderDesk, commands: Sequence[Command]) -> None:
 
     async def asker() -> None:
         for command in waiting:
-            answer: Answer = await desk.submit(command)
+            answer = await _answer(desk, command)
             if answer.status == "rejected":
                 raise RuntimeError(f"{command} was refused: {answer.text}")
 
     async with asyncio.TaskGroup() as group:
         for _ in range(ASKED_AT_ONCE):
             group.create_task(asker())
+
+
+async def _answer(desk: OrderDesk, command: Command) -> Answer:
+    """Where the first quotes have not come yet, ask again under another id."""
+    for attempt in range(TRIES):
+        asked = replace(command, id=f"{command.id}.{attempt}")
+        answer = await desk.submit(asked)
+        if answer.reason is not RejectReason.NO_QUOTE:
+            break
+        await asyncio.sleep(QUOTES_EVERY_S)
+    return answer
 
 
 @asynccontextmanager

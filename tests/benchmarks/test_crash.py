@@ -22,13 +22,13 @@ async def test_every_account_is_stopped_out_largest_loss_first_while_others_trad
     running = asyncio.create_task(worker.run())
     try:
         result = await flash_crash(client, PARTITIONS, PLAN)
+        await check_idle(client)
     finally:
         worker.stop()
         await running
         await own.aclose()
+        await client.aclose()
     assert result["closed"] == PLAN.accounts * PLAN.positions
     assert result["out_of_order"] == 0
     assert result["others_rejected"] == 0
     assert result["others_max_ms"] > 0
-    await check_idle(client)
-    await client.aclose()

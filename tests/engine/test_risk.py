@@ -3,7 +3,8 @@ import pytest
 from tests.engine.books import NOW_MS, QUOTES, Desk, frame
 from tradewind.engine.account import from_fields, to_fields
 from tradewind.engine.book import Book, rebuild
-from tradewind.engine.messages import Event, MarginCall, MarginRestored, PositionClosed
+from tradewind.engine.instruments import QuoteFrame
+from tradewind.engine.messages import CloseAll, Event, MarginCall, MarginRestored, PositionClosed
 
 # 100,000 units of EURUSD at the ask of 1.12112 hold 112,112 cents at 1:100; a step is worth 100 cents.
 MARGIN = 112_112
@@ -166,3 +167,19 @@ def test_calls_and_stop_outs_are_rebuilt_from_events(desk: Desk) -> None:
     desk.deposit(500_000)
     assert rebuild(desk.events) == desk.book.accounts
     assert any(isinstance(event, MarginRestored) for event in desk.events)
+
+
+def test_reviews_that_are_left_over_come_with_the_next_look_unless_a_command_was_quicker() -> None:
+    desk = Desk()
+    for account in ("A1", "A2", "A3"):
+        desk.open(account, deposit=200_000)
+        desk.place("buy", 100_000, account=account)
+    first = desk.book.on_frame(frame(at(109_000)), NOW_MS, 1)
+    assert [decision.touched for decision in first] == [("A1",)]
+    assert desk.book.has_reviews_due
+    desk.book.decide(CloseAll(account="A2", id="quicker"), NOW_MS)
+    second = desk.book.on_frame(QuoteFrame(2, []), NOW_MS, 1)
+    assert [decision.touched for decision in second] == [("A3",)]
+    assert stopped_out(second[0].events[1:2])
+    assert not desk.book.has_reviews_due
+    assert desk.book.on_frame(QuoteFrame(3, []), NOW_MS) == []

@@ -8,6 +8,7 @@ A buy opens at the ask and closes at the bid, a sell the other way round. Nothin
 order is filled if the equity, after the spread it costs, covers the margin of all positions.
 """
 
+import sys
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Any, Final
@@ -25,7 +26,7 @@ from tradewind.engine.deciders.timers import cancel_after, end_timer
 from tradewind.engine.deciders.trading import set_trading
 from tradewind.engine.execution import POSITIONS_PER_ACCOUNT_MAX
 from tradewind.engine.house import House
-from tradewind.engine.instruments import QuoteFrame
+from tradewind.engine.instruments import Quote, QuoteFrame
 from tradewind.engine.keys import DAY_MS
 from tradewind.engine.ledger import Ledger, rebuild
 from tradewind.engine.messages import (
@@ -101,6 +102,7 @@ class Book:
         not_reviewed: Iterable[str] = (),
     ) -> None:
         self._not_reviewed = frozenset(not_reviewed)
+        self._to_review: dict[str, list[Quote]] = {}  # account -> the quotes that made it due
         self._swapped_day = 0
         self.quotes = QuoteBoard(stale_quote_ms_max)
         self._ledger = Ledger(partition, accounts, event_sequence, self.quotes, house or House())
@@ -135,19 +137,27 @@ class Book:
             touched = ()
         return Decision(self._ledger.take_events(), answer, touched, first_sequence)
 
-    def on_frame(self, frame: QuoteFrame, now_ms: int) -> list[Decision]:
+    @property
+    def has_reviews_due(self) -> bool:
+        """The last look ended at its maximum of events, with accounts left to be reviewed."""
+        return bool(self._to_review)
+
+    def on_frame(
+        self, frame: QuoteFrame, now_ms: int, reviews_until_events: int = sys.maxsize
+    ) -> list[Decision]:
         """Takes new quotes, which may be none, and does what is due: ends orders whose day is over and
         dead-man timers, and pays swaps; then, the oldest first, closes positions at their stop-loss or
         take-profit and fills orders; then reviews accounts.
 
         One decision for each order and position that was set off, and for each account, by id, that is
-        called, restored or stopped out.
+        called, restored or stopped out. No account is reviewed any more once there are so many events; those
+        that are left come first in the next look, at the quotes that there are by then.
 
         :raises ReviewFailed: a defect; what the frame has changed here so far must not be committed
         """
         moved = [quote for quote in frame.quotes if self.quotes.take(quote, now_ms)]
         fresh = [quote for quote in moved if self.quotes.is_fresh(quote.symbol, now_ms)]
-        ledger = self._ledger
+        ledger, first_sequence = self._ledger, self.event_sequence
         decisions: list[Decision] = []
         for trigger in ledger.triggers.expired(now_ms):
             self._look(decisions, trigger.account, partial(expire, ledger, trigger, now_ms))
@@ -156,11 +166,20 @@ class Book:
         self._pay_swaps(decisions, now_ms)
         for trigger in ledger.triggers.due(fresh):
             self._look(decisions, trigger.account, partial(set_off, ledger, trigger, now_ms))
-        for account_id in sorted(ledger.watch.due(moved)):
-            self._look(
-                decisions, account_id, partial(review, ledger, self.accounts[account_id], moved, now_ms)
-            )
+        self._to_review.update(dict.fromkeys(ledger.watch.due(moved), moved))
+        self._review(decisions, now_ms, first_sequence + reviews_until_events)
         return decisions
+
+    def _review(self, decisions: list[Decision], now_ms: int, sequence_max: int) -> None:
+        """A command may have closed meanwhile what the quotes made due."""
+        for account_id in sorted(self._to_review):
+            if self.event_sequence >= sequence_max:
+                return
+            moved = self._to_review.pop(account_id)
+            account = self.accounts[account_id]
+            if {quote.symbol for quote in moved}.isdisjoint(symbol for symbol, _ in account.legs):
+                continue
+            self._look(decisions, account_id, partial(review, self._ledger, account, moved, now_ms))
 
     def _pay_swaps(self, decisions: list[Decision], now_ms: int) -> None:
         """With the first look of a day, and the first look of a new owner."""
