@@ -48,7 +48,7 @@ class ApiKey(msgspec.Struct, frozen=True, kw_only=True):
 
     def reaches(self, account: str) -> bool:
         """Whether the account is one of its own."""
-        return any(
+        return EVERY_ACCOUNT in self.accounts or any(
             account.startswith(one[:-1]) if one.endswith(EVERY_ACCOUNT) else account == one
             for one in self.accounts
         )
