@@ -243,7 +243,8 @@ FIGURES = {
     ),
     "up.md": (f"by {load.CALLERS:,} callers",),
     "api.md": (
-        f"| body | {api_limits.BODY_BYTES_MAX >> 20} MiB, within {api_limits.BODY_S_MAX:.0f} s |",
+        f"| body | {api_limits.BODY_BYTES_MAX >> 20} MiB, within {api_limits.BODY_S_MAX:.0f} s; above "
+        f"{api_limits.BODY_BYTES_READ_MAX >> 20} MiB the connection is cut",
         f"| request head | within {api_limits.HEADER_S_MAX:.0f} s |",
         f"| orders in a bulk | {api_limits.BULK_ORDERS_MAX:,} |",
         f"| waiting for an answer | {api_limits.ANSWER_S_MAX:.0f} s,",

@@ -9,7 +9,7 @@ from litestar.handlers import HTTPRouteHandler
 from tradewind.api.backend import Backend
 from tradewind.api.bodies import read_query
 from tradewind.api.commands import CommandService
-from tradewind.api.limits import BODY_BYTES_MAX
+from tradewind.api.limits import BODY_BYTES_READ_MAX
 from tradewind.api.openapi import OPENAPI_PATH, document
 from tradewind.api.problems import RETRY_AFTER_S, Problem, problem
 from tradewind.api.reads import NoQuery, ReadService
@@ -32,7 +32,7 @@ def build_app(backend: Backend) -> Litestar:
             Exception: defect_reply,
         },
         openapi_config=None,
-        request_max_body_size=BODY_BYTES_MAX,
+        request_max_body_size=BODY_BYTES_READ_MAX,
         logging_config=None,
     )
 

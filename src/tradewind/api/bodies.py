@@ -14,7 +14,7 @@ import msgspec
 from litestar import Request
 from litestar.connection import ASGIConnection
 
-from tradewind.api.limits import BODY_S_MAX
+from tradewind.api.limits import BODY_BYTES_MAX, BODY_S_MAX
 from tradewind.api.problems import malformed, problem
 from tradewind.engine.messages import CommandBase
 
@@ -55,6 +55,8 @@ async def read_body(request: Request[Any, Any, Any], decode: Callable[[bytes], T
             body = await request.body()
     except TimeoutError:
         raise problem(408, "slow_body") from None
+    if len(body) > BODY_BYTES_MAX:
+        raise problem(413, "too_large", f"The body has {len(body)} bytes; the limit is {BODY_BYTES_MAX}.")
     return _decoded(decode, body)
 
 

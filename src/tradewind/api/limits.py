@@ -4,6 +4,7 @@ import time
 from typing import Final
 
 BODY_BYTES_MAX: Final = 1 << 20
+BODY_BYTES_READ_MAX: Final = 4 << 20  # so much is read, to be able to say that it is too large
 BULK_ORDERS_MAX: Final = 1_000
 BODY_S_MAX: Final = 10.0
 HEADER_S_MAX: Final = 10.0
