@@ -300,14 +300,14 @@ async def test_an_account_whose_review_breaks_the_rules_does_not_stop_the_others
 
 
 async def test_quotes_that_break_the_rules_are_left_out_and_commands_go_on(client, monkeypatch):
-    on_frame = Book.on_frame
+    look = Book.look
 
     def broken(self: Book, frame: Any, now_ms: int, *rest: int) -> Any:
         if any(quote.bid == 111_111 for quote in frame.quotes):
             raise ZeroDivisionError("a defect")
-        return on_frame(self, frame, now_ms, *rest)
+        return look(self, frame, now_ms, *rest)
 
-    monkeypatch.setattr(Book, "on_frame", broken)
+    monkeypatch.setattr(Book, "look", broken)
     async with running(client) as run:
         await run.fund("A")
         run.quote(111_111)

@@ -3,6 +3,9 @@
 import asyncio
 from typing import Any
 
+import pytest
+
+import tradewind.engine.partition as partition_module
 from tests.engine.partition_runs import EURUSD, KEYS, Run, events, running
 from tests.support.waiting import eventually
 from tradewind.engine.messages import (
@@ -14,6 +17,7 @@ from tradewind.engine.messages import (
     PositionClosed,
     Protect,
 )
+from tradewind.engine.store import Cursor, LeaseLost, PartitionStore
 
 
 def limit(id: str, price: int, **fields: Any) -> Place:
@@ -65,3 +69,34 @@ async def test_many_cancelled_at_once_do_not_hold_up_an_order_of_another_account
     fields = await client.hgetall(KEYS.account("A"))
     assert not [name for name in fields if name.startswith(b"order:")]
     assert fields[b"orders_ended"] == b"150"
+
+
+async def test_a_worker_that_ends_within_one_look_leaves_nothing_without_its_event(
+    client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One tick fills two orders of one account, in two commits, and the second commit never comes."""
+    commit, fills = PartitionStore.commit, 0
+
+    async def ends(self: PartitionStore, *arguments: Any) -> Cursor:
+        nonlocal fills
+        fills += any(b"order_filled" in event for event in arguments[2].events)
+        if fills == 2:
+            raise LeaseLost("the worker is gone")
+        return await commit(self, *arguments)
+
+    monkeypatch.setattr(partition_module, "EVENTS_PER_COMMIT_MAX", 1)
+    async with running(client, "first") as run:
+        await run.fund("A")
+        await run.ask(limit("higher", EURUSD - 100))
+        await run.ask(limit("lower", EURUSD - 101))
+        monkeypatch.setattr(PartitionStore, "commit", ends)
+        run.quote(EURUSD - 200)
+        await eventually(lambda: bool(run.lost))
+        told = run.journal
+    monkeypatch.setattr(PartitionStore, "commit", commit)
+    async with running(client, "second") as run:
+        run.journal.extend(told)
+        assert (await run.audit()).positions == 1
+        run.quote(EURUSD - 201)
+        await eventually(lambda: has_happened(run, OrderFilled, 2))
+        assert (await run.audit()).positions == 2

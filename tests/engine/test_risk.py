@@ -174,11 +174,11 @@ def test_reviews_that_are_left_over_come_with_the_next_look_unless_a_command_was
     for account in ("A1", "A2", "A3"):
         desk.open(account, deposit=200_000)
         desk.place("buy", 100_000, account=account)
-    first = desk.book.on_frame(frame(at(109_000)), NOW_MS, 1)
+    first = list(desk.book.look(frame(at(109_000)), NOW_MS, 1))
     assert [decision.touched for decision in first] == [("A1",)]
     assert desk.book.has_reviews_due
     desk.book.decide(CloseAll(account="A2", id="quicker"), NOW_MS)
-    second = desk.book.on_frame(QuoteFrame(2, []), NOW_MS, 1)
+    second = list(desk.book.look(QuoteFrame(2, []), NOW_MS, 1))
     assert [decision.touched for decision in second] == [("A3",)]
     assert stopped_out(second[0].events[1:2])
     assert not desk.book.has_reviews_due

@@ -9,7 +9,7 @@ order is filled if the equity, after the spread it costs, covers the margin of a
 """
 
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from typing import Any, Final
 
@@ -142,9 +142,13 @@ class Book:
         """The last look ended at its maximum of events, with accounts left to be reviewed."""
         return bool(self._to_review)
 
-    def on_frame(
+    def on_frame(self, frame: QuoteFrame, now_ms: int) -> list[Decision]:
+        """All of `look` at once."""
+        return list(self.look(frame, now_ms))
+
+    def look(
         self, frame: QuoteFrame, now_ms: int, reviews_until_events: int = sys.maxsize
-    ) -> list[Decision]:
+    ) -> Iterator[Decision]:
         """Takes new quotes, which may be none, and does what is due: ends orders whose day is over and
         dead-man timers, and pays swaps; then, the oldest first, closes positions at their stop-loss or
         take-profit and fills orders; then reviews accounts.
@@ -153,24 +157,26 @@ class Book:
         called, restored or stopped out. No account is reviewed any more once there are so many events; those
         that are left come first in the next look, at the quotes that there are by then.
 
-        :raises ReviewFailed: a defect; what the frame has changed here so far must not be committed
+        Nothing is decided before it is asked for. An account may be part of several decisions: whoever
+        commits in pieces takes the `changes` of one before asking for the next decision.
+
+        :raises ReviewFailed: a defect; what is not committed yet must not be
         """
         moved = [quote for quote in frame.quotes if self.quotes.take(quote, now_ms)]
         fresh = [quote for quote in moved if self.quotes.is_fresh(quote.symbol, now_ms)]
         ledger, first_sequence = self._ledger, self.event_sequence
-        decisions: list[Decision] = []
         for trigger in ledger.triggers.expired(now_ms):
-            self._look(decisions, trigger.account, partial(expire, ledger, trigger, now_ms))
+            yield from self._decided(trigger.account, partial(expire, ledger, trigger, now_ms))
         for account_id in sorted(id for id, due_ms in ledger.timers.items() if due_ms <= now_ms):
-            self._look(decisions, account_id, partial(end_timer, ledger, self.accounts[account_id], now_ms))
-        self._pay_swaps(decisions, now_ms)
+            account = self.accounts[account_id]
+            yield from self._decided(account_id, partial(end_timer, ledger, account, now_ms))
+        yield from self._pay_swaps(now_ms)
         for trigger in ledger.triggers.due(fresh):
-            self._look(decisions, trigger.account, partial(set_off, ledger, trigger, now_ms))
+            yield from self._decided(trigger.account, partial(set_off, ledger, trigger, now_ms))
         self._to_review.update(dict.fromkeys(ledger.watch.due(moved), moved))
-        self._review(decisions, now_ms, first_sequence + reviews_until_events)
-        return decisions
+        yield from self._review(now_ms, first_sequence + reviews_until_events)
 
-    def _review(self, decisions: list[Decision], now_ms: int, sequence_max: int) -> None:
+    def _review(self, now_ms: int, sequence_max: int) -> Iterator[Decision]:
         """A command may have closed meanwhile what the quotes made due."""
         for account_id in sorted(self._to_review):
             if self.event_sequence >= sequence_max:
@@ -179,9 +185,9 @@ class Book:
             account = self.accounts[account_id]
             if {quote.symbol for quote in moved}.isdisjoint(symbol for symbol, _ in account.legs):
                 continue
-            self._look(decisions, account_id, partial(review, self._ledger, account, moved, now_ms))
+            yield from self._decided(account_id, partial(review, self._ledger, account, moved, now_ms))
 
-    def _pay_swaps(self, decisions: list[Decision], now_ms: int) -> None:
+    def _pay_swaps(self, now_ms: int) -> Iterator[Decision]:
         """With the first look of a day, and the first look of a new owner."""
         day = now_ms // DAY_MS
         if day <= self._swapped_day:
@@ -189,10 +195,10 @@ class Book:
         self._swapped_day = day
         for account_id in sorted(id for id, account in self.accounts.items() if has_swaps(account)):
             account = self.accounts[account_id]
-            self._look(decisions, account_id, partial(pay_swaps, self._ledger, account, now_ms))
+            yield from self._decided(account_id, partial(pay_swaps, self._ledger, account, now_ms))
 
-    def _look(self, decisions: list[Decision], account_id: str, what: Callable[[], None]) -> None:
-        """Adds what is decided about an account to the decisions."""
+    def _decided(self, account_id: str, what: Callable[[], None]) -> Iterator[Decision]:
+        """What is decided about an account, if it is anything."""
         if account_id in self._not_reviewed:
             return
         first_sequence = self.event_sequence + 1
@@ -201,7 +207,7 @@ class Book:
         except Exception as error:
             raise ReviewFailed(account_id) from error
         if self.event_sequence >= first_sequence:
-            decisions.append(Decision(self._ledger.take_events(), None, (account_id,), first_sequence))
+            yield Decision(self._ledger.take_events(), None, (account_id,), first_sequence)
 
     def changes(self, account_ids: Iterable[str]) -> dict[str, tuple[dict[str, str], list[str]]]:
         """For each account that changed: fields of its stored hash to set, and to delete.

@@ -8,7 +8,7 @@ of it.
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import msgspec
@@ -242,29 +242,28 @@ class PartitionRunner:
         return entries
 
     async def _take_quotes(self) -> None:
-        """Re-evaluate what the quotes touch; commit in pieces, each of whole accounts."""
+        """Re-evaluate what the quotes touch; commit in pieces, each before the next is decided."""
         frame = QuoteFrame(self._frame_sequence, list(self._pending_quotes.values()))
         self._pending_quotes = {}
         self._is_look_due = False
         work = _Work(self._cursor.command)
-        decisions = self._on_frame(frame)
-        if self._book.has_reviews_due:  # after the commands that wait: a crash must not keep them all
-            self._is_look_due = True
-            self._wake.set()
-        for decision in decisions:
+        for decision in self._look(frame):
             work.add(decision)
             if len(work.events) >= EVENTS_PER_COMMIT_MAX:
                 await self._commit(work)
                 work = _Work(self._cursor.command)
         if work.events:
             await self._commit(work)
+        if self._book.has_reviews_due:  # after the commands that wait: a crash must not keep them all
+            self._is_look_due = True
+            self._wake.set()
 
-    def _on_frame(self, frame: QuoteFrame) -> list[Decision]:
+    def _look(self, frame: QuoteFrame) -> Iterator[Decision]:
         """A defect of the rules must not stop the partition for ever: without the account that meets it, or
         without these quotes, the others trade on.
         """
         try:
-            return self._book.on_frame(frame, clock.now_ms(), EVENTS_PER_LOOK)
+            yield from self._book.look(frame, clock.now_ms(), EVENTS_PER_LOOK)
         except ReviewFailed as error:
             logger.exception("partition %d: %s: no more stop-outs", self.lease.partition, error)
             self._not_reviewed.add(error.account)
