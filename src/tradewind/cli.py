@@ -21,7 +21,10 @@ COMMANDS = {
     "poison": ("tradewind.ops.poison_command:app", "Commands that were put aside: list, replay, drop."),
     "audit": ("tradewind.ops.audit_command:audit_command", "Prove that nothing was lost or doubled."),
     "export": ("tradewind.ops.export_command:export_command", "Events to Parquet files or to PostgreSQL."),
-    "trading": ("tradewind.ops.trading_command:trading", "Let trade, only reduce, or halt: the kill switch."),
+    "trading": (
+        "tradewind.ops.trading_command:app",
+        "Let trade, only reduce, or halt: the kill switch; hours.",
+    ),
     "groups": ("tradewind.ops.groups_command:app", "Account groups: list, set."),
     "statement": ("tradewind.ops.statement_command:statement_command", "An account's money over a time."),
     "trim": ("tradewind.ops.trim_command:trim_command", "Take exported events out of the servers' memory."),

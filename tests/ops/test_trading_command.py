@@ -9,10 +9,12 @@ import pytest
 
 from tests.engine.partition_runs import place, running
 from tests.support.clients import check_idle
-from tradewind import RedisCluster
+from tradewind import RedisCluster, clock
 from tradewind.embedded import EmbeddedCluster
+from tradewind.engine.hours import DAYS, MINUTES_PER_DAY, minute_of_week
 from tradewind.engine.house_store import load_house
-from tradewind.engine.messages import Place
+from tradewind.engine.keys import HOUSE_KEY
+from tradewind.engine.messages import Close, Place
 from tradewind.engine.opening import open_engine
 
 TRADEWIND = Path(sys.executable).parent / "tradewind"
@@ -66,11 +68,41 @@ async def test_an_account_alone_is_halted(client: RedisCluster, clean_cluster):
         assert "nobody" in str(told["refused"])
 
 
+async def test_a_symbol_is_traded_at_its_hours_alone(client: RedisCluster, clean_cluster):
+    today = DAYS[minute_of_week(clock.now_ms()) // MINUTES_PER_DAY]
+    closed, opened = (DAYS[(DAYS.index(today) + days) % len(DAYS)] for days in (3, -1))
+    async with running(client) as run:
+        await run.fund("A1")
+        position = (await run.ask(place("A1", "p"))).position
+        told, _ = await trading(
+            clean_cluster, "hours", "EURUSD", f"{closed} 08:00-17:00", "--reason", "a test"
+        )
+        assert told == {"symbol": "EURUSD", "hours": f"{closed} 08:00-17:00"}
+        await load_house(client, run.house)
+        late = await run.ask(place("A1", "late"))
+        assert late.reason == "market_closed"
+        assert late.text is not None and f"it opens {closed} 08:00" in late.text
+        assert (await run.ask(Close(account="A1", id="c", position=str(position)))).reason == "market_closed"
+        assert (await trading(clean_cluster, "show"))[0] == {
+            "system": "active",
+            "hours EURUSD": f"{closed} 08:00-17:00",
+        }
+        kept = await client.hget(HOUSE_KEY, "hours:EURUSD")
+        assert json.loads(kept)["why"] == "a test"
+        for number, hours in enumerate((f"{opened} 00:00-{closed} 00:00", "always")):
+            await trading(clean_cluster, "hours", "EURUSD", hours)
+            await load_house(client, run.house)
+            assert (await run.ask(place("A1", f"again-{number}"))).status == "filled"
+        assert (await trading(clean_cluster, "show"))[0] == {"system": "active"}
+
+
 @pytest.mark.parametrize(
     ("words", "complaint"),
     [
         (("halted",), "--reason is missing"),
         (("halted", "--reason", "x", "--symbol", "EURXXX"), "--symbol EURXXX is not one of"),
+        (("hours", "EURXXX", "always"), "EURXXX is not one of"),
+        (("hours", "EURUSD", "mon 25:00-26:00"), "25:00 is no time"),
         (("active", "--reason", "x", "--close-all"), "go with reducing and halted"),
         (("halted", "--reason", "x", "--symbol", "EURUSD", "--account", "A"), "name one of them"),
     ],

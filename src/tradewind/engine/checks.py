@@ -1,7 +1,7 @@
 """Pre-trade checks. Each raises Refusal with a coded reason and the numbers that led to it."""
 
 from collections.abc import Mapping
-from typing import Final
+from typing import Final, NoReturn
 
 from tradewind.engine.account import Account, Position
 from tradewind.engine.house import OPEN, House
@@ -56,39 +56,47 @@ def find_instrument(symbol: str) -> Instrument:
     return instrument
 
 
-def check_may_open(house: House, account: Account, symbol: str) -> None:
-    """Whatever may open a position passes only where system, symbol and account are active."""
-    if not may_open(house, account, symbol):
-        _refuse_state(house, account, symbol, is_reducing=False)
+def check_may_open(house: House, account: Account, symbol: str, now_ms: int) -> None:
+    """Whatever may open a position passes only where system, symbol and account are active, and within the
+    symbol's hours.
+    """
+    if not may_open(house, account, symbol, now_ms):
+        _refuse_trade(house, account, symbol, now_ms, is_reducing=False)
 
 
-def check_may_reduce(house: House, account: Account, symbol: str | None) -> None:
-    """Closes also pass where positions may only be reduced. Stop-outs are not asked: they always pass."""
-    if may_reduce(house, account, symbol):
-        return
-    _refuse_state(house, account, symbol, is_reducing=True)
+def check_may_reduce(house: House, account: Account, symbol: str | None, now_ms: int) -> None:
+    """Closes also pass where positions may only be reduced, but not outside the symbol's hours. Stop-outs are
+    not asked: they pass in every state, within the hours.
+    """
+    if not may_reduce(house, account, symbol, now_ms):
+        _refuse_trade(house, account, symbol, now_ms, is_reducing=True)
 
 
-def check_may_trade(house: House, account: Account, symbol: str, *, reduces: bool) -> None:
+def check_may_trade(house: House, account: Account, symbol: str, now_ms: int, *, reduces: bool) -> None:
     """For an order, which may be one that only `reduces`."""
     if reduces:
-        check_may_reduce(house, account, symbol)
+        check_may_reduce(house, account, symbol, now_ms)
     else:
-        check_may_open(house, account, symbol)
+        check_may_open(house, account, symbol, now_ms)
 
 
-def may_open(house: House, account: Account, symbol: str) -> bool:
-    return symbol not in house.symbols and house.system.state == ACTIVE and account.trading == ACTIVE
+def may_open(house: House, account: Account, symbol: str, now_ms: int) -> bool:
+    is_active = symbol not in house.symbols and house.system.state == ACTIVE and account.trading == ACTIVE
+    return is_active and house.is_open(symbol, now_ms)
 
 
-def may_reduce(house: House, account: Account, symbol: str | None) -> bool:
-    ruling = house.symbols.get(symbol) if symbol is not None else None
-    states = (house.system.state, account.trading, ACTIVE if ruling is None else ruling.state)
-    return HALTED not in states
+def may_reduce(house: House, account: Account, symbol: str | None, now_ms: int) -> bool:
+    if HALTED in (house.system.state, account.trading):
+        return False
+    if symbol is None:
+        return True
+    return house.symbols.get(symbol, OPEN).state != HALTED and house.is_open(symbol, now_ms)
 
 
-def _refuse_state(house: House, account: Account, symbol: str | None, *, is_reducing: bool) -> None:
-    """The widest scope that stands in the way is named: with it lifted the next one shows."""
+def _refuse_trade(
+    house: House, account: Account, symbol: str | None, now_ms: int, *, is_reducing: bool
+) -> NoReturn:
+    """The widest scope that stands in the way is named: with it lifted the next one shows. Hours are last."""
     ruling = house.symbols.get(symbol or "", OPEN)
     scopes = [
         (house.system.state, house.system.why, _SYSTEM, "the system"),
@@ -98,6 +106,8 @@ def _refuse_state(house: House, account: Account, symbol: str | None, *, is_redu
     for state, why, reasons, name in scopes:
         if state == HALTED or (state != ACTIVE and not is_reducing):
             raise Refusal(reasons[state], f"{name} is {state}{': ' if why else ''}{why}")
+    assert symbol is not None
+    raise Refusal(RejectReason.MARKET_CLOSED, f"{symbol} trades {house.hours[symbol].words(now_ms)}")
 
 
 _SYSTEM: Final = {"halted": RejectReason.SYSTEM_HALTED, "reducing": RejectReason.SYSTEM_REDUCING}

@@ -8,8 +8,10 @@ them does not answer, workers trade on by what they know.
 from redis.exceptions import RedisError
 
 from tradewind import RedisCluster
+from tradewind.engine.hours import HoursRuling, parse_hours
 from tradewind.engine.house import (
     GROUP_FIELD_PREFIX,
+    HOURS_FIELD_PREFIX,
     SYMBOL_FIELD_PREFIX,
     SYSTEM_FIELD,
     VERSION_FIELD,
@@ -34,6 +36,15 @@ async def set_ruling(client: RedisCluster, symbol: str | None, ruling: Ruling) -
     """
     field = SYSTEM_FIELD if symbol is None else SYMBOL_FIELD_PREFIX + symbol
     await _change(client, HOUSE_KEY, field, encode(ruling))
+
+
+async def set_hours(client: RedisCluster, symbol: str, ruling: HoursRuling) -> None:
+    """Set when a symbol is traded, and tell all workers. As `set_ruling`.
+
+    :raises ValueError: the hours are not written as `parse_hours` reads them
+    """
+    parse_hours(ruling.hours)
+    await _change(client, HOUSE_KEY, HOURS_FIELD_PREFIX + symbol, encode(ruling))
 
 
 async def set_group(client: RedisCluster, terms: Terms) -> None:

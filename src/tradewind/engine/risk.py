@@ -3,7 +3,8 @@
 - Below a margin level of 100 % the account is called, once until it is back at 110 %: an account that hovers
   around its limit would else be called with every tick.
 - Below 50 % its positions are closed at the quote, largest loss first (the oldest first among equals), one by
-  one until the level is back at 50 %. Positions without a fresh quote are left until they have one.
+  one until the level is back at 50 %. Positions without a fresh quote, or outside the hours of
+  their symbol, are left until they have one within them.
 - A gap in the prices can make a balance negative. It stays so until a deposit, unless the group forgives it:
   then the balance is set to zero once nothing is open.
 """
@@ -68,7 +69,7 @@ def _stop_out(ledger: Ledger, account: Account, cause: str, now_ms: int) -> None
         equity = ledger.equity(account)
         if equity is None or not _is_below(account.terms.stop_out_percent, equity, account.used_margin):
             return
-        if quotes.is_fresh(position.symbol, now_ms):
+        if quotes.is_fresh(position.symbol, now_ms) and ledger.house.is_open(position.symbol, now_ms):
             ledger.close_position(account, position, position.volume, "stop_out", cause, now_ms)
 
 

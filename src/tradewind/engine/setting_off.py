@@ -26,7 +26,7 @@ _UNFILLED = (RejectReason.NOT_FILLABLE, RejectReason.NOTHING_TO_REDUCE)
 def set_off(ledger: Ledger, trigger: Trigger, now_ms: int) -> None:
     """An order or position whose price the last quote of its symbol, a fresh one, has reached.
 
-    Where trading is reducing or halted it waits for the next quote.
+    Where trading is reducing or halted, or the market closed, it waits for the next quote.
     """
     account = ledger.accounts[trigger.account]
     order = account.orders.open.get(trigger.id)
@@ -34,12 +34,12 @@ def set_off(ledger: Ledger, trigger: Trigger, now_ms: int) -> None:
     house = ledger.house
     if order is not None:
         may_trade = may_reduce if order.reduce_only else may_open
-        if may_trade(house, account, order.symbol):
+        if may_trade(house, account, order.symbol, now_ms):
             _set_off_order(ledger, account, order, now_ms)
         else:
             ledger.triggers.arm_order(account.id, order)
     elif position is not None:
-        if may_reduce(house, account, position.symbol):
+        if may_reduce(house, account, position.symbol, now_ms):
             _set_off_position(ledger, account, position, now_ms)
         else:
             ledger.triggers.arm_position(account.id, position)

@@ -5,7 +5,7 @@ import json
 import secrets
 from typing import Annotated, Literal
 
-from cyclopts import Parameter
+from cyclopts import App, Parameter
 
 from tradewind import RedisCluster, clock
 from tradewind.engine.desk import OrderDesk
@@ -32,7 +32,11 @@ from tradewind.ops.loop import run_loop
 ACCOUNTS_AT_ONCE = 200
 EXIT_REJECTED = 1
 
+app = App(name="trading", help="What may trade, and when.")
+app.command("tradewind.ops.hours_command:hours_command", name="hours", help="When a symbol is traded.")
 
+
+@app.default
 def trading(
     state: Annotated[
         Literal["active", "reducing", "halted", "show"], Parameter(help="`show` changes nothing.")
@@ -111,7 +115,11 @@ async def _trading(
 async def _shown(client: RedisCluster) -> dict[str, object]:
     house = House()
     await load_house(client, house)
-    return {"system": _words(house.system), **{name: _words(each) for name, each in house.symbols.items()}}
+    states: dict[str, object] = {
+        "system": _words(house.system),
+        **{name: _words(each) for name, each in house.symbols.items()},
+    }
+    return states | {f"hours {symbol}": each.text for symbol, each in sorted(house.hours.items())}
 
 
 def _words(ruling: Ruling) -> str:

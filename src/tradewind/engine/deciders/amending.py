@@ -39,7 +39,7 @@ from tradewind.engine.terms import amended_level, check_levels, check_prices, ch
 def amend(ledger: Ledger, command: Amend, now_ms: int) -> Answer:
     account = find_account(ledger.accounts, command.account)
     order = find_order(account, command.order, now_ms)
-    check_may_trade(ledger.house, account, order.symbol, reduces=order.reduce_only)
+    check_may_trade(ledger.house, account, order.symbol, now_ms, reduces=order.reduce_only)
     _check_not_pending(order)
     if command.volume is not None and 0 < order.filled >= command.volume:
         return _end_as_filled(ledger, account, order, command, now_ms)
@@ -114,7 +114,7 @@ def _amended_event(account: Account, order: Order, command: Amend, now_ms: int) 
 def protect(ledger: Ledger, command: Protect, now_ms: int) -> Answer:
     account = find_account(ledger.accounts, command.account)
     position = find_position(account, command.position)
-    check_may_reduce(ledger.house, account, position.symbol)
+    check_may_reduce(ledger.house, account, position.symbol, now_ms)
     stop_loss = amended_level(position.stop_loss, command.stop_loss)
     take_profit = amended_level(position.take_profit, command.take_profit)
     quote = ledger.quotes.fresh(position.symbol, now_ms)

@@ -26,7 +26,7 @@ from tradewind.engine.risk import restore_if_recovered
 def close(ledger: Ledger, command: Close, now_ms: int) -> Answer:
     account = find_account(ledger.accounts, command.account)
     position = find_position(account, command.position)
-    check_may_reduce(ledger.house, account, position.symbol)
+    check_may_reduce(ledger.house, account, position.symbol, now_ms)
     volume = position.volume if command.volume is None else command.volume
     check_volume_to_close(position, volume)
     ledger.quotes.fresh(position.symbol, now_ms)
@@ -50,13 +50,13 @@ def close_all(ledger: Ledger, command: CloseAll, now_ms: int) -> Answer:
     account = find_account(ledger.accounts, command.account)
     if command.symbol is not None:
         find_instrument(command.symbol)
-    check_may_reduce(ledger.house, account, command.symbol)
+    check_may_reduce(ledger.house, account, command.symbol, now_ms)
     asked = [position for position in account.positions.values() if _matches(command, position)]
     fresh = [
         position
         for position in asked
         if ledger.quotes.is_fresh(position.symbol, now_ms)
-        and may_reduce(ledger.house, account, position.symbol)
+        and may_reduce(ledger.house, account, position.symbol, now_ms)
     ]
     profit = 0
     for position in fresh:
@@ -84,7 +84,7 @@ def close_by(ledger: Ledger, command: CloseBy, now_ms: int) -> Answer:
     account = find_account(ledger.accounts, command.account)
     position = find_position(account, command.position)
     other = find_position(account, command.by)
-    check_may_reduce(ledger.house, account, position.symbol)
+    check_may_reduce(ledger.house, account, position.symbol, now_ms)
     if position.symbol != other.symbol or position.side == other.side:
         sides = f"{position.side} {position.symbol} and {other.side} {other.symbol}"
         raise Refusal(RejectReason.NOT_OPPOSITE, sides)

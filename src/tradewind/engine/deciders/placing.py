@@ -36,7 +36,7 @@ ORDERS_PER_ACCOUNT_MAX: Final = DEFAULT_TERMS.orders_max
 def place(ledger: Ledger, command: Place, now_ms: int) -> Answer:
     account = find_account(ledger.accounts, command.account)
     instrument = find_instrument(command.symbol)
-    check_may_trade(ledger.house, account, instrument.symbol, reduces=command.reduce_only)
+    check_may_trade(ledger.house, account, instrument.symbol, now_ms, reduces=command.reduce_only)
     check_volume(instrument, command.volume)
     order = order_of(command, ledger.next_name, now_ms)
     check_prices(order)

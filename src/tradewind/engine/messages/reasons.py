@@ -22,6 +22,7 @@ class RejectReason(enum.StrEnum):
     INVALID_PROTECTION = "invalid_protection"
     INVALID_TIMER = "invalid_timer"
     INVALID_VOLUME = "invalid_volume"
+    MARKET_CLOSED = "market_closed"
     NOTHING_TO_REDUCE = "nothing_to_reduce"
     NOT_FILLABLE = "not_fillable"
     NOT_OPPOSITE = "not_opposite"
@@ -64,6 +65,7 @@ _SENTENCES: Final[dict[RejectReason, str]] = {
     RejectReason.INVALID_PROTECTION: "The stop-loss or take-profit is not on its side of the price.",
     RejectReason.INVALID_TIMER: f"The seconds must be between 0 and {CANCEL_AFTER_S_MAX}.",
     RejectReason.INVALID_VOLUME: "The volume is not within the instrument's minimum, step and maximum.",
+    RejectReason.MARKET_CLOSED: "The symbol is not traded at this time; only cancels pass.",
     RejectReason.NOTHING_TO_REDUCE: "The account holds nothing that the reduce-only order could close.",
     RejectReason.NOT_FILLABLE: "The order cannot be filled at once at its price and volume and may not rest.",
     RejectReason.NOT_OPPOSITE: "The positions are not two opposite ones of one symbol.",
