@@ -14,6 +14,7 @@ import asyncio
 import gc
 import inspect
 import os
+import signal
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
@@ -24,6 +25,12 @@ from tradewind.embedded import EmbeddedCluster
 from tradewind.embedded.survey import Admin
 
 SERVER = os.environ.get("TRADEWIND_TEST_SERVER")  # None: the bundled one
+
+
+def pytest_configure() -> None:
+    # A run in the background of a shell script ignores SIGINT, and so would the programs that tests interrupt.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_pycollect_makeitem(name: str, obj: Any) -> None:

@@ -11,8 +11,29 @@ from tests.support.client_fixtures import MakeClient
 from tests.support.clients import check_idle, keys_of_each_shard, tally
 from tests.support.proxy import ProxiedCluster
 from tests.support.waiting import eventually
-from tradewind import DeadlineExceeded, OutcomeUnknown, Overloaded, RedisCluster, SharedConnectionError
+from tradewind import (
+    DeadlineExceeded,
+    NodeUnavailable,
+    OutcomeUnknown,
+    Overloaded,
+    RedisCluster,
+    SharedConnectionError,
+)
+from tradewind.client.command import Command
 from tradewind.embedded.survey import Admin
+
+
+async def test_who_waited_for_a_connection_that_came_too_late_is_not_told_that_there_was_no_room(
+    cluster: EmbeddedCluster, make_client: MakeClient
+) -> None:
+    client = make_client(cluster.nodes[0].port)
+    begun_s = time.monotonic()
+    await client.initialize()
+    (node, *_) = [node for node in client._router.nodes if node.lanes]
+    for created_s, kind in ((begun_s, NodeUnavailable), (time.monotonic(), Overloaded)):
+        future = asyncio.get_running_loop().create_future()
+        command = Command("GET", b"", future, 0, True, created_s, created_s + 0.1)
+        assert type(node.deadlines.waited_too_long(command)) is kind
 
 
 async def _clients_named(cluster: EmbeddedCluster, name: str) -> dict[int, int]:

@@ -47,7 +47,8 @@ def test_the_catalogue_is_read_only_and_keyed_by_symbol() -> None:
 
 def test_frames_and_quotes_are_short_arrays_on_the_wire() -> None:
     quote = Quote("EURUSD", 112_100, 112_112, 7)
-    assert encode_frame(QuoteFrame(3, [quote])) == b'[3,[["EURUSD",112100,112112,7]]]'
+    assert encode_frame(QuoteFrame(3, [quote])) == b'[3,[["EURUSD",112100,112112,7,null,null]]]'
+    assert decode_frame(b'[3,[["EURUSD",112100,112112,7]]]') == QuoteFrame(3, [quote])
     assert decode_frame(encode_frame(QuoteFrame(3, [quote]))) == QuoteFrame(3, [quote])
     assert decode_quote(encode_quote(quote)) == quote
 

@@ -83,7 +83,8 @@ class Deadlines:
         """What is told to a caller whose command was never sent."""
         node, limits, now_s = self._node, self._limits, time.monotonic()
         waited_s = now_s - command.created_s
-        if not node.connected:
+        # What was asked before any of these lanes was opened has waited for one of them, not for room.
+        if not node.connected or all(lane.opened_s > command.created_s for lane in node.lanes):
             dialer = node.dialer
             return NodeUnavailable(
                 f"{node.name}: no connection for {waited_s:.2f} s, until the deadline of {command.name} "
