@@ -376,6 +376,18 @@ def test_a_loaded_book_knows_what_waits(desk: Desk) -> None:
     assert book.accounts == desk.book.accounts
 
 
+def test_an_order_that_is_met_before_a_new_owner_can_value_its_account_waits(desk: Desk) -> None:
+    desk.order("market", "sell", symbol="USDJPY")
+    order = desk.order("stop", "buy", stop=112_200).order
+    book = Book(17, desk.book.accounts.values(), desk.book.event_sequence)
+    met = {"EURUSD": (112_200, 112_212)}
+    assert book.on_frame(frame(met), NOW_MS) == []
+    book.on_frame(frame({"USDJPY": QUOTES["USDJPY"]}), NOW_MS)
+    decisions = book.on_frame(frame(met), NOW_MS)
+    assert kinds(decisions[0].events) == ["OrderTriggered", "OrderFilled"]
+    assert decisions[0].events[1].order == order  # type: ignore[union-attr]
+
+
 def test_events_alone_rebuild_accounts_with_orders(desk: Desk) -> None:
     desk.order("limit", "buy", 112_000, time_in_force="day")
     desk.order("stop", "sell", stop=111_900, stop_loss=112_500)

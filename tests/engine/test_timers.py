@@ -20,6 +20,7 @@ from tradewind.engine.messages import (
     OrderCanceled,
     Place,
     RejectReason,
+    SetGroup,
     SwapPaid,
 )
 from tradewind.engine.messages.groups import Terms
@@ -140,3 +141,35 @@ def test_without_swaps_or_positions_the_day_ends_without_an_event(desk: Desk) ->
     desk.place("buy")
     desk.now_ms += DAY_MS
     assert desk.quote({}) == []
+
+
+def test_swaps_that_come_to_nothing_together_are_paid() -> None:
+    desk = desk_with(Terms(group="g", swap_buy_cents=-500, swap_sell_cents=500))
+    bought = desk.place("buy")
+    desk.place("sell")
+    desk.now_ms += DAY_MS
+    assert swaps(desk.quote(QUOTES)) == [0]
+    desk.close(bought.position)
+    desk.now_ms += DAY_MS
+    paid = desk.quote({})
+    assert swaps(paid) == [50 * nights(desk.now_ms // DAY_MS - 1, desk.now_ms // DAY_MS)]
+    check_books(desk)
+
+
+def test_who_changes_the_group_pays_each_night_on_the_terms_of_that_night() -> None:
+    desk = desk_with(Terms(group="without"))
+    cheap, dear = Terms(group="cheap", swap_buy_cents=-100), Terms(group="dear", swap_buy_cents=-700)
+    desk.house.groups = {terms.group: terms for terms in (Terms(group="without"), cheap, dear)}
+    desk.now_ms = day_of("2026-11-23") * DAY_MS  # a Monday
+    desk.quote(QUOTES)
+    desk.place("buy", 100_000)
+    desk.now_ms += DAY_MS
+    assert swaps(desk.quote({})) == []
+    desk.do(SetGroup, group="cheap")
+    assert swaps(desk.quote({})) == []
+    desk.now_ms += DAY_MS
+    desk.do(SetGroup, group="dear")
+    assert swaps(desk.events) == [-100], "the night that is over, although nobody has looked yet"
+    desk.now_ms += DAY_MS
+    assert swaps(desk.quote({})) == [-2_100], "Wednesday"
+    check_books(desk)

@@ -13,6 +13,7 @@ import msgspec
 from tradewind.engine import messages
 from tradewind.engine.errors import InconsistentEvent
 from tradewind.engine.instruments import INSTRUMENTS, Instrument, Quote
+from tradewind.engine.keys import DAY_MS
 from tradewind.engine.messages import ACTIVE, BUY, Event, Side, TradingState
 from tradewind.engine.messages.groups import DEFAULT_TERMS, Terms, decode_terms, encode_terms, shared
 from tradewind.engine.money import CENTS, closing_price, profit_cents, worst_price
@@ -94,7 +95,7 @@ class Account:
     cancel_at_ms: int = 0
     """When the dead-man timer ends; 0: it is not set."""
     swapped_day: int = 0
-    """The day up to which swaps are paid."""
+    """The day up to which swaps are paid, or from which on its terms ask for them."""
     positions: dict[str, Position] = field(default_factory=dict)
     legs: dict[LegKey, Leg] = field(default_factory=dict)
     orders: RestingOrders = field(default_factory=RestingOrders)
@@ -194,6 +195,7 @@ def _change_group(accounts: dict[str, Account], event: messages.GroupChanged) ->
     account = _find(accounts, event)
     account.leverage = event.leverage
     account.terms = DEFAULT_TERMS if event.terms is None else shared(event.terms)
+    account.swapped_day = max(account.swapped_day, event.at_ms // DAY_MS)
 
 
 def _deposit(accounts: dict[str, Account], event: messages.Deposited) -> None:

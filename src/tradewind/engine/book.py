@@ -142,6 +142,12 @@ class Book:
         """The last look ended at its maximum of events, with accounts left to be reviewed."""
         return bool(self._to_review)
 
+    def is_day_over(self, now_ms: int) -> bool:
+        """A day has ended since the last look: a look belongs before the next command, which may close what
+        swaps are owed for.
+        """
+        return now_ms // DAY_MS > self._swapped_day
+
     def on_frame(self, frame: QuoteFrame, now_ms: int) -> list[Decision]:
         """All of `look` at once."""
         return list(self.look(frame, now_ms))
@@ -189,10 +195,9 @@ class Book:
 
     def _pay_swaps(self, now_ms: int) -> Iterator[Decision]:
         """With the first look of a day, and the first look of a new owner."""
-        day = now_ms // DAY_MS
-        if day <= self._swapped_day:
+        if not self.is_day_over(now_ms):
             return
-        self._swapped_day = day
+        self._swapped_day = now_ms // DAY_MS
         for account_id in sorted(id for id, account in self.accounts.items() if has_swaps(account)):
             account = self.accounts[account_id]
             yield from self._decided(account_id, partial(pay_swaps, self._ledger, account, now_ms))

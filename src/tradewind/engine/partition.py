@@ -211,7 +211,8 @@ class PartitionRunner:
         """Quotes first, then commands; a failed commit loads the partition again."""
         entries: list[Entry] = []
         try:
-            if self._pending_quotes or self._is_look_due:
+            is_due = self._is_look_due or self._book.is_day_over(clock.now_ms())
+            if self._pending_quotes or is_due:
                 await self._take_quotes()
             is_replay = bool(self._replay)
             rest = entries = self._take_commands()

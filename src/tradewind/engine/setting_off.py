@@ -68,6 +68,9 @@ def _set_off_order(ledger: Ledger, account: Account, order: Order, now_ms: int) 
     try:
         fill = plan(ledger, account, order)
     except Refusal as refusal:
+        if refusal.reason is RejectReason.NO_QUOTE:  # of another symbol that the account holds: it will come
+            ledger.triggers.arm_order(account.id, order)
+            return
         if order.is_waiting_for_stop and is_stop_met(order, quote):
             ledger.record(OrderTriggered(account=account.id, at_ms=now_ms, cause=cause, order=order.id))
         _drop(ledger, account, order, refusal, cause, now_ms)

@@ -6,7 +6,7 @@ seven. One event an account and day; the account remembers up to which day, so a
 
 from typing import Final
 
-from tradewind.engine.account import Account
+from tradewind.engine.account import Account, Position
 from tradewind.engine.instruments import UNITS_PER_LOT
 from tradewind.engine.keys import DAY_MS
 from tradewind.engine.ledger import Ledger
@@ -35,13 +35,9 @@ def has_swaps(account: Account) -> bool:
 def pay_swaps(ledger: Ledger, account: Account, now_ms: int) -> None:
     """For all nights that are not paid yet. Rounded down for each position: to the house."""
     day = now_ms // DAY_MS
-    amount = 0
-    for position in account.positions.values():
-        held = nights(max(account.swapped_day, position.opened_at_ms // DAY_MS), day)
-        terms = account.terms
-        rate = terms.swap_buy_cents if position.side == BUY else terms.swap_sell_cents
-        amount += rate * position.volume * held // UNITS_PER_LOT
-    if amount:
+    amounts = [_owed(account, position, day) for position in account.positions.values()]
+    if any(amounts):  # also where they come to nothing together: these nights are paid
+        amount = sum(amounts)
         ledger.record(
             SwapPaid(
                 account=account.id,
@@ -52,3 +48,10 @@ def pay_swaps(ledger: Ledger, account: Account, now_ms: int) -> None:
                 day=day,
             )
         )
+
+
+def _owed(account: Account, position: Position, day: int) -> int:
+    held = nights(max(account.swapped_day, position.opened_at_ms // DAY_MS), day)
+    terms = account.terms
+    rate = terms.swap_buy_cents if position.side == BUY else terms.swap_sell_cents
+    return rate * position.volume * held // UNITS_PER_LOT

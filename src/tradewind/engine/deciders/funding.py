@@ -18,6 +18,7 @@ from tradewind.engine.messages import (
 )
 from tradewind.engine.messages.groups import DEFAULT_TERMS, Terms
 from tradewind.engine.risk import restore_if_recovered
+from tradewind.engine.swaps import pay_swaps
 
 
 def open_account(ledger: Ledger, command: OpenAccount, now_ms: int) -> Answer:
@@ -38,9 +39,11 @@ def open_account(ledger: Ledger, command: OpenAccount, now_ms: int) -> Answer:
 
 
 def set_group(ledger: Ledger, command: SetGroup, now_ms: int) -> Answer:
+    """Nights that are over are paid on the terms that the account had."""
     account = find_account(ledger.accounts, command.account)
     terms = _find_terms(ledger, command.group)
     leverage = _leverage(terms, command.leverage)
+    pay_swaps(ledger, account, now_ms)
     ledger.record(
         GroupChanged(
             account=account.id,
@@ -50,7 +53,9 @@ def set_group(ledger: Ledger, command: SetGroup, now_ms: int) -> Answer:
             terms=None if terms == DEFAULT_TERMS else terms,
         )
     )
-    return _done(ledger, command, account.balance)
+    answer = _done(ledger, command, account.balance)
+    restore_if_recovered(ledger, account, command.id, now_ms)
+    return answer
 
 
 def deposit(ledger: Ledger, command: Deposit, now_ms: int) -> Answer:

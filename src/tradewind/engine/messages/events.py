@@ -36,7 +36,7 @@ class AccountOpened(EventBase, frozen=True, kw_only=True, tag="account_opened"):
 
 
 class GroupChanged(EventBase, frozen=True, kw_only=True, tag="group_changed"):
-    """The account trades on these terms from here on."""
+    """The account trades on these terms from here on; nights before this day are not paid by them."""
 
     leverage: int
     terms: Terms | None = None
