@@ -28,7 +28,7 @@ SERVER = os.environ.get("TRADEWIND_TEST_SERVER")  # None: the bundled one
 
 
 def pytest_configure() -> None:
-    # A run in the background of a shell script ignores SIGINT, and so would the programs that tests interrupt.
+    # A run in the background of a shell ignores SIGINT, and so would the programs that tests interrupt.
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
