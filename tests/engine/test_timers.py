@@ -5,11 +5,11 @@ from datetime import UTC, datetime
 import pytest
 
 from tests.engine.books import QUOTES, Desk
-from tests.engine.partition_runs import running
+from tests.engine.partition_runs import KEYS, hand_in, running
 from tests.engine.test_groups import check_books, desk_with
 from tests.support.waiting import eventually
-from tradewind import RedisCluster
-from tradewind.engine.book import Book
+from tradewind import RedisCluster, clock
+from tradewind.engine.book import TIMERS_WAIT_MS, Book
 from tradewind.engine.instruments import QuoteFrame
 from tradewind.engine.keys import DAY_MS
 from tradewind.engine.messages import (
@@ -22,6 +22,7 @@ from tradewind.engine.messages import (
     RejectReason,
     SetGroup,
     SwapPaid,
+    encode,
 )
 from tradewind.engine.messages.groups import Terms
 from tradewind.engine.swaps import nights
@@ -77,8 +78,31 @@ def test_a_new_owner_goes_on_counting(desk: Desk) -> None:
     rest(desk)
     cancel_after(desk, 10)
     book = Book(17, desk.book.accounts.values(), desk.book.event_sequence)
-    decisions = book.on_frame(QuoteFrame(1, []), desk.now_ms + 10_000)
+    assert book.on_frame(QuoteFrame(1, []), desk.now_ms + 10_000) == [], "first it hears what waits"
+    decisions = book.on_frame(QuoteFrame(2, []), desk.now_ms + 10_000 + TIMERS_WAIT_MS)
     assert [type(event) for each in decisions for event in each.events] == [OrderCanceled, CancelTimerEnded]
+
+
+async def test_who_sets_the_timer_anew_while_nobody_owns_the_partition_keeps_the_orders(
+    client: RedisCluster,
+) -> None:
+    async with running(client, "first") as run:
+        await run.fund("A1")
+        order = Place(
+            account="A1", id="limit", symbol="EURUSD", side="buy", volume=1_000, kind="limit", price=111_000
+        )
+        await run.ask(order)
+        await run.ask(CancelAfter(account="A1", id="timer", seconds=1))
+        told = run.journal
+    again = CancelAfter(account="A1", id="again", seconds=60)
+    await hand_in(client, encode(again))
+    due_ms = int(await client.hget(KEYS.account("A1"), "cancel_at_ms"))
+    await eventually(lambda: clock.now_ms() > due_ms)
+    async with running(client, "second") as run:
+        run.journal.extend(told)
+        assert (await run.ask(again)).status == "done"
+        assert len(run.runner._book.accounts["A1"].orders.open) == 1
+        await run.audit()
 
 
 async def test_a_partition_looks_at_the_time_also_when_no_quote_comes(client: RedisCluster) -> None:

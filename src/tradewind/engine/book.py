@@ -63,6 +63,9 @@ __all__ = [
     "rebuild",
 ]
 
+TIMERS_WAIT_MS: Final = 2_000
+"""No dead-man timer ends so soon after a book's first look: the commands that wait are read meanwhile."""
+
 
 class ReviewFailed(Exception):
     """A defect of the rules, met while `account` was re-evaluated. Load a book that leaves it out."""
@@ -104,6 +107,7 @@ class Book:
         self._not_reviewed = frozenset(not_reviewed)
         self._to_review: dict[str, list[Quote]] = {}  # account -> the quotes that made it due
         self._swapped_day = 0
+        self._timers_from_ms: int | None = None
         self.quotes = QuoteBoard(stale_quote_ms_max)
         self._ledger = Ledger(partition, accounts, event_sequence, self.quotes, house or House())
 
@@ -173,7 +177,7 @@ class Book:
         ledger, first_sequence = self._ledger, self.event_sequence
         for trigger in ledger.triggers.expired(now_ms):
             yield from self._decided(trigger.account, partial(expire, ledger, trigger, now_ms))
-        for account_id in sorted(id for id, due_ms in ledger.timers.items() if due_ms <= now_ms):
+        for account_id in self._timers_due(now_ms):
             account = self.accounts[account_id]
             yield from self._decided(account_id, partial(end_timer, ledger, account, now_ms))
         yield from self._pay_swaps(now_ms)
@@ -192,6 +196,14 @@ class Book:
             if {quote.symbol for quote in moved}.isdisjoint(symbol for symbol, _ in account.legs):
                 continue
             yield from self._decided(account_id, partial(review, self._ledger, account, moved, now_ms))
+
+    def _timers_due(self, now_ms: int) -> list[str]:
+        """Who set a timer anew while the partition had no owner is heard before that timer ends."""
+        if self._timers_from_ms is None:
+            self._timers_from_ms = now_ms + TIMERS_WAIT_MS
+        if now_ms < self._timers_from_ms:
+            return []
+        return sorted(id for id, due_ms in self._ledger.timers.items() if due_ms <= now_ms)
 
     def _pay_swaps(self, now_ms: int) -> Iterator[Decision]:
         """With the first look of a day, and the first look of a new owner."""
