@@ -61,7 +61,7 @@ async def read_body(request: Request[Any, Any, Any], decode: Callable[[bytes], T
 
 
 def read_query(request: ASGIConnection[Any, Any, Any, Any], form: type[T]) -> T:
-    """The query string as `form`, whose fields are the parameters; each at most once.
+    """Query string and path as `form`, whose fields are the parameters; each at most once.
 
     :raises Problem: 400 it is not of the form
     """
@@ -70,9 +70,10 @@ def read_query(request: ASGIConnection[Any, Any, Any, Any], form: type[T]) -> T:
         pairs = parse_qsl(raw, keep_blank_values=True, max_num_fields=QUERY_PARAMETERS_MAX, errors="strict")
     except ValueError as error:
         raise malformed(f"The query string cannot be read: {error}.") from error
-    values = dict(pairs)
-    if len(values) < len(pairs):
-        raise malformed("A query parameter is given twice.")
+    named: dict[str, Any] = request.path_params
+    values = named | dict(pairs)
+    if len(values) < len(named) + len(pairs):
+        raise malformed("A parameter is given twice.")
     return _decoded(lambda given: msgspec.convert(given, form, strict=False), values)
 
 

@@ -14,7 +14,7 @@ from tradewind.engine.messages import Answer
 OPENAPI_PATH: Final = "/v1/openapi.json"
 _REFERENCE: Final = "#/components/schemas/{name}"
 _COMMAND_PROBLEMS: Final = (400, 401, 403, 404, 408, 409, 413, 415, 422, 429, 503, 504)
-_READ_PROBLEMS: Final = (400, 401, 403, 404, 409, 422, 429, 503)
+_READ_PROBLEMS: Final = (400, 401, 403, 404, 409, 410, 422, 429, 503)
 _HEALTH_PROBLEMS: Final = (400, 503)
 
 Json = dict[str, Any]
@@ -63,7 +63,12 @@ def _read(route: ReadRoute, components: Json, answer: Json) -> Json:
     form = components[route.query.__name__]
     required = form.get("required", [])
     parameters = [
-        {"name": name, "in": "query", "required": name in required, "schema": _portable(schema)}
+        {
+            "name": name,
+            "in": "path" if f"{{{name}}}" in route.path else "query",
+            "required": name in required,
+            "schema": _portable(schema),
+        }
         for name, schema in form["properties"].items()
     ]
     return _operation(route.summary, answer, _READ_PROBLEMS) | {

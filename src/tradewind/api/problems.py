@@ -31,6 +31,7 @@ CODES: Final = {
     "unauthorized": "No key was given, or none that is known.",
     "forbidden": "The key may not do this, or not for this account.",
     "trimmed": "The events behind this number have left the cluster; see the export.",
+    "too_many_events": "More events would have to be read or answered than in one request.",
     "rate_limited": "The key has asked for too much; ask again after Retry-After seconds.",
     "malformed": "The request does not have the form that is asked for; nothing was done.",
     "unsupported_media_type": "The body must be application/json.",

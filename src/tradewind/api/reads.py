@@ -4,6 +4,7 @@ State comes from replicas: what a replica has is replicated, as every answer is 
 state is never one that a failover takes back; it may be some milliseconds old.
 """
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Annotated, Any, Final
@@ -17,6 +18,7 @@ from redis.exceptions import RedisError
 from tradewind import clock
 from tradewind.api.backend import Backend
 from tradewind.api.bodies import read_query
+from tradewind.api.limits import STATEMENT_EVENTS_MAX, STATEMENT_LINES_MAX, STATEMENT_S_MAX
 from tradewind.api.problems import Problem, of_cluster, problem, rejected
 from tradewind.api.replies import json_reply
 from tradewind.api.tail import sequence_of
@@ -26,11 +28,15 @@ from tradewind.engine.keys import LAST_QUOTES_KEY, PartitionKeys, partition_of
 from tradewind.engine.messages import AccountId, Answer, ClientOrderId, Event, decode_answer, decode_event
 from tradewind.engine.partition import FINGERPRINT_DIGITS
 from tradewind.engine.resting import Order
+from tradewind.engine.statement import Statement
 from tradewind.engine.store import days_of_answers
+from tradewind.trail.errors import AccountUnknown, EventsMissing, StatementTooLong
+from tradewind.trail.statement import read_statement
 
 EVENTS_PER_PAGE_MAX: Final = 1_000
 EVENTS_LOOKED_AT_MAX: Final = 5_000
 SEQUENCE_MAX: Final = 2**53 - 1
+TIME_MS_MAX: Final = 2**53 - 1
 
 
 class NoQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -50,6 +56,14 @@ class EventsQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     account: AccountId
     after: Annotated[int, Meta(ge=0, le=SEQUENCE_MAX)] = 0
     limit: Annotated[int, Meta(ge=1, le=EVENTS_PER_PAGE_MAX)] = 100
+
+
+class StatementQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Milliseconds since 1970 UTC; from the first event on, and until now, where they are left out."""
+
+    account: AccountId
+    from_ms: Annotated[int, Meta(ge=0, le=TIME_MS_MAX)] = msgspec.field(name="from", default=0)
+    until_ms: Annotated[int, Meta(ge=0, le=TIME_MS_MAX)] | None = msgspec.field(name="until", default=None)
 
 
 class AccountState(msgspec.Struct, frozen=True):
@@ -128,7 +142,7 @@ class EventPage(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True)
 class ReadRoute:
-    """`GET path` with the parameters of `query` gives `answer`."""
+    """`GET path` with the parameters of `query`, some of which may be part of the path, gives `answer`."""
 
     path: str
     query: type[msgspec.Struct]
@@ -142,6 +156,7 @@ class ReadService:
 
     def __init__(self, backend: Backend) -> None:
         self._backend = backend
+        self._statements = asyncio.Semaphore(1)
 
     async def account(self, query: AccountQuery) -> AccountState:
         account, quotes = await self._account(query.account), await self._quotes()
@@ -208,6 +223,30 @@ class ReadService:
                 events.append(NumberedEvent(after, event))
         return EventPage(events, after, len(entries) < EVENTS_LOOKED_AT_MAX, is_trimmed)
 
+    async def statement(self, query: StatementQuery) -> Statement:
+        """One at a time in a process, for it may read all events of a partition.
+
+        :raises Problem: 404 no such account; 410 its events of the time have been trimmed; 422 it is too long
+        """
+        until_ms = clock.now_ms() if query.until_ms is None else query.until_ms
+        backend = self._backend
+        try:
+            async with asyncio.timeout(STATEMENT_S_MAX), self._statements:
+                result = await read_statement(
+                    backend.reads, backend.partitions, query.account, query.from_ms, until_ms,
+                    events_max=STATEMENT_EVENTS_MAX,
+                )  # fmt: skip
+        except AccountUnknown as error:
+            raise problem(404, "not_found", f"There is no account {query.account}.") from error
+        except EventsMissing as error:
+            raise problem(410, "trimmed", f"Of the time asked for {error}.") from error
+        except StatementTooLong as error:
+            raise problem(422, "too_many_events", f"Use `tradewind statement`: {error}.") from error
+        if len(result.lines) > STATEMENT_LINES_MAX:
+            lines = f"The statement has {len(result.lines)} lines; the limit is {STATEMENT_LINES_MAX}"
+            raise problem(422, "too_many_events", f"{lines}: ask for a shorter time.")
+        return result
+
     def _keys(self, account: str) -> PartitionKeys:
         return PartitionKeys(partition_of(account, self._backend.partitions))
 
@@ -222,7 +261,7 @@ class ReadService:
         return {quote.symbol: quote for quote in map(decode_quote, values) if quote.symbol in INSTRUMENTS}
 
     def handler(self, route: ReadRoute) -> HTTPRouteHandler:
-        @get(route.path, name=f"get {route.path}")
+        @get(route.path.replace("}", ":str}"), name=f"get {route.path}")
         async def handle(request: Request[Any, Any, Any]) -> Response[bytes]:
             key = self._backend.authenticate(request.headers.get("authorization"))
             self._backend.admit(key, "read")
@@ -257,6 +296,13 @@ def _position_state(position: Position, quotes: dict[str, Quote]) -> PositionSta
 
 READ_ROUTES: Final = (
     ReadRoute("/v1/accounts", AccountQuery, AccountState, "An account's money", ReadService.account),
+    ReadRoute(
+        "/v1/accounts/{account}/statement",
+        StatementQuery,
+        Statement,
+        "What changed an account's balance over a time",
+        ReadService.statement,
+    ),
     ReadRoute("/v1/positions", AccountQuery, Positions, "Open positions", ReadService.positions),
     ReadRoute("/v1/orders", AccountQuery, Orders, "Resting orders", ReadService.orders),
     ReadRoute("/v1/answers", AnswerQuery, Answer, "The answer to a client order id", ReadService.answer),

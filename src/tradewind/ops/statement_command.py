@@ -7,17 +7,14 @@ import msgspec
 from cyclopts import Parameter
 from rich.table import Table
 
-from tradewind import RedisCluster, clock
-from tradewind.engine.keys import PartitionKeys, partition_of
-from tradewind.engine.messages import Event, decode_event
+from tradewind import clock
 from tradewind.engine.opening import partitions_of
-from tradewind.engine.statement import Statement, statement
+from tradewind.engine.statement import Statement
 from tradewind.ops import console
 from tradewind.ops.cluster_url import client_of
 from tradewind.ops.errors import OptionRefused
 from tradewind.ops.loop import run_loop
-from tradewind.trail.checkpoint import load_checkpoint
-from tradewind.trail.events import pages_of
+from tradewind.trail.statement import read_statement
 
 
 def statement_command(
@@ -53,36 +50,9 @@ def _milliseconds(option: str, text: str) -> int:
 async def _statement(url: str, account: str, from_ms: int, until_ms: int) -> Statement:
     client = client_of(url)
     try:
-        return await read_statement(client, account, from_ms, until_ms)
+        return await read_statement(client, await partitions_of(client), account, from_ms, until_ms)
     finally:
         await client.aclose()
-
-
-async def read_statement(client: RedisCluster, account: str, from_ms: int, until_ms: int) -> Statement:
-    """From the events that the cluster has, and the checkpoint before them.
-
-    :raises OptionRefused: there is no such account, or events of the time asked for have been trimmed
-    """
-    partition = partition_of(account, await partitions_of(client))
-    keys = PartitionKeys(partition)
-    checkpoint = await load_checkpoint(client, partition)
-    last = int(await client.execute_command("HGET", keys.cursor, "sequence") or 0)
-    events: list[Event] = []
-    first_ms: int | None = None
-    async for page in pages_of(client, partition, checkpoint.sequence, last):
-        decoded = [decode_event(stored.payload) for stored in page]
-        first_ms = decoded[0].at_ms if first_ms is None else first_ms
-        events += [event for event in decoded if event.account == account]
-    before = checkpoint.accounts.get(account)
-    if before is None and not events:
-        raise OptionRefused(f"no event names account {account}")
-    if before is not None and first_ms is not None and from_ms < first_ms:
-        begins = datetime.fromtimestamp(first_ms / 1_000, UTC).isoformat(timespec="milliseconds")
-        raise OptionRefused(
-            f"--from: the events before {begins} have been trimmed; ask from then on, or read the export"
-        )
-    balance = int(before["balance"]) if before is not None else 0
-    return statement(events, account, from_ms, until_ms, balance)
 
 
 def _show(result: Statement) -> None:

@@ -13,6 +13,7 @@ import msgspec
 from redis.exceptions import ResponseError
 
 from tradewind import RedisCluster
+from tradewind.client.calls import BoundCalls
 from tradewind.engine.account import Account, apply, from_fields, to_fields
 from tradewind.engine.errors import InconsistentEvent
 from tradewind.engine.keys import PartitionKeys
@@ -65,6 +66,15 @@ async def load_checkpoint(client: RedisCluster, partition: int) -> Checkpoint:
                 break
         if await checkpoint_sequence(client, partition) == sequence:
             return Checkpoint(sequence, accounts)
+
+
+async def load_checkpoint_of(
+    client: RedisCluster | BoundCalls, partition: int, account: str
+) -> tuple[int, Mapping[str, str] | None]:
+    """The event that the checkpoint in force stands for (0: none), and one account's hash right after it."""
+    key, field = PartitionKeys(partition).checkpoint, ACCOUNT_PREFIX + account.encode()
+    sequence, fields = await client.execute_command("HMGET", key, "sequence", field)
+    return int(sequence or 0), None if fields is None else _decode_fields(fields)
 
 
 async def make_checkpoint(client: RedisCluster, partition: int, sequence: int) -> Checkpoint:

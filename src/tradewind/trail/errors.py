@@ -9,6 +9,14 @@ class EventsMissing(TrailError):
     """Events that should be there are not: trimmed before this target had them, or lost."""
 
 
+class AccountUnknown(TrailError):
+    """No event and no checkpoint names the account."""
+
+
+class StatementTooLong(TrailError):
+    """More events would have to be read for a statement than the caller allows."""
+
+
 class TargetRefused(TrailError):
     """The target is not one of this cluster, is not what it says, or somebody else writes to it."""
 

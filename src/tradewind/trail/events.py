@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator
 from typing import NamedTuple
 
 from tradewind import RedisCluster
+from tradewind.client.calls import BoundCalls
 from tradewind.engine.keys import PartitionKeys
 from tradewind.trail.errors import EventsMissing
 
@@ -18,7 +19,7 @@ class StoredEvent(NamedTuple):
 
 
 async def pages_of(
-    client: RedisCluster, partition: int, after: int, until: int
+    client: RedisCluster | BoundCalls, partition: int, after: int, until: int
 ) -> AsyncIterator[list[StoredEvent]]:
     """Events `after` + 1 to `until` of the cluster, each once and in order.
 
