@@ -124,6 +124,8 @@ async def test_a_killed_primary(
         await tellers.more(100)
         victim = await fragile.primary_of("{k}")
         await fragile.kill(victim)
+        # Back before it is replaced, it would be primary again, without what its own file has not got yet.
+        await eventually(lambda: _is_elsewhere(fragile, victim.port))
         if not durable:
             await tellers.more(50)
         await fragile.restart(victim)
