@@ -9,13 +9,14 @@ import pytest
 
 from tests.engine.partition_runs import place, running
 from tests.support.clients import check_idle
-from tradewind import RedisCluster, clock
+from tradewind import OutcomeUnknown, RedisCluster, clock
 from tradewind.embedded import EmbeddedCluster
 from tradewind.engine.hours import DAYS, MINUTES_PER_DAY, minute_of_week
 from tradewind.engine.house_store import load_house
 from tradewind.engine.keys import HOUSE_KEY
-from tradewind.engine.messages import Close, Place
+from tradewind.engine.messages import HALTED, Answer, Close, Command, Place
 from tradewind.engine.opening import open_engine
+from tradewind.ops.trading_command import _Switch
 
 TRADEWIND = Path(sys.executable).parent / "tradewind"
 
@@ -56,6 +57,28 @@ async def test_the_kill_switch_closes_everything_and_halts(client: RedisCluster,
         await trading(clean_cluster, "active", "--reason", "over")
         await load_house(client, run.house)
         assert (await run.ask(place("A1", "again"))).status == "filled"
+
+
+async def test_an_account_without_an_answer_keeps_the_kill_switch_from_nothing_else(
+    client: RedisCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with running(client) as run:
+        await run.fund("A1", "A2")
+        for account in ("A1", "A2"):
+            await run.ask(place(account, "p"))
+        submit = run.desk.submit
+
+        async def unanswered(command: Command) -> Answer:
+            if command.account == "A1":
+                raise OutcomeUnknown("no answer")
+            return await submit(command)
+
+        monkeypatch.setattr(run.desk, "submit", unanswered)
+        switch = _Switch(client, run.desk, 1, "a test", None, None)
+        result = await switch.turn(HALTED, cancel_all=False, close_all=True)
+        assert (result["closed"], result["refused"]) == (1, ["A1: no answer"])
+        await load_house(client, run.house)
+        assert run.house.system.state == HALTED
 
 
 async def test_an_account_alone_is_halted(client: RedisCluster, clean_cluster):

@@ -6,6 +6,7 @@ import secrets
 from typing import Annotated, Literal
 
 from cyclopts import App, Parameter
+from redis.exceptions import RedisError
 
 from tradewind import RedisCluster, clock
 from tradewind.engine.desk import OrderDesk
@@ -60,7 +61,7 @@ def trading(
     """Let everything trade (active), only what opens no position (reducing), or nothing but cancels (halted).
 
     Of the whole system, or of a symbol or an account. Effective for orders that wait in line, too. Exit code
-    0: done. 1: an account refused it, or positions are left open for want of a fresh quote.
+    0: done. 1: an account refused it or gave no answer, or positions are left open for want of a fresh quote.
     """
     _check(state, reason, symbol, account, close_all or cancel_all)
     result = run_loop(_trading(url, state, reason, symbol, account, cancel_all, close_all))
@@ -181,10 +182,21 @@ class _Switch:
                 kind(account=name, id=f"{self._run}-{what}", symbol=self._symbol)
                 for name in names[at : at + ACCOUNTS_AT_ONCE]
             ]
-            found += await asyncio.gather(*map(self._desk.submit, asked))
+            answers = await asyncio.gather(*map(self._answer, asked))
+            found += [answer for answer in answers if answer is not None]
         for answer in found:
             self._note(answer)
         return found
+
+    async def _answer(self, command: CancelAll | CloseAll) -> Answer | None:
+        """None, and noted as refused: there is no answer. The others are asked all the same, and the state is
+        set.
+        """
+        try:
+            return await self._desk.submit(command)
+        except (RedisError, OSError) as error:
+            self._refused.append(f"{command.account}: {error}")
+            return None
 
     def _note(self, answer: Answer) -> None:
         if answer.status == "rejected":
