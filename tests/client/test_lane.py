@@ -47,6 +47,11 @@ class Server:
         return out
 
     def _reply(self, request: list[bytes]) -> bytes:
+        if request[0] == b"MUTE":
+            assert self._queued is None, "a message in a transaction"
+            assert not self._asking, "a message between ASKING and its command"
+            self.ran.append(request[1])
+            return b""
         if request[0] == b"ASKING":
             self._asking = True
             return b"+OK\r\n"
@@ -109,6 +114,7 @@ class World:
         self.in_flight = self.in_flight_bytes = 0
         self.commands: list[Command] = []
         self.transactions: dict[bytes, list[bytes]] = {}  # the commands in each
+        self.submitted: list[bytes] = []  # the names of all of them, and of what has no reply
         self.unsent: list[Command] = []
         self.sent_and_lost: list[Command] = []
         self.pushes = 0
@@ -172,10 +178,16 @@ class World:
     def _submit(self, command: Command) -> None:
         command.asking = self.rng.random() < 0.1
         self.commands.append(command)
+        self.submitted += self.transactions.get(_name(command), [_name(command)])
         row = command.row()
         self.in_flight += len(row)
         self.in_flight_bytes += sum(len(item.packed) for item in row)
         self.lane.submit_row(row)
+
+    def say(self) -> None:
+        name = f"unanswered:{len(self.submitted)}"
+        self.submitted.append(name.encode())
+        self.lane.write_unanswered(pack(("MUTE", name)))
 
     def open(self) -> None:
         if self.lane.state is LaneState.NEW:
@@ -220,7 +232,7 @@ class World:
 
     def run(self) -> None:
         steps = [
-            self.submit, self.submit, self.submit, self.transact, self.turn, self.turn, self.cancel,
+            self.submit, self.submit, self.submit, self.transact, self.say, self.turn, self.turn, self.cancel,
             self.server_reads, self.server_reads, self.deliver, self.deliver, self.deliver, self.push,
             self.reset, self.garbage,
         ]  # fmt: skip
@@ -254,9 +266,7 @@ class World:
             else:
                 self._check_command(command)
         order = {name: index for index, name in enumerate(self.server.ran)}
-        names_of = [self.transactions.get(name, [name]) for name in map(_name, self.commands)]
-        submitted = [name for names in names_of for name in names]
-        sent_order = [order[name] for name in submitted if name in order]
+        sent_order = [order[name] for name in self.submitted if name in order]
         assert sent_order == sorted(sent_order), "they ran in another order than they were submitted"
 
     def _check_command(self, command: Command) -> None:
@@ -390,6 +400,44 @@ def test_commands_of_one_loop_turn_are_one_write() -> None:
         world.ask(str(number))
     world.turn()
     assert len(world.written) == 1
+
+
+def test_what_has_no_reply_goes_in_the_same_write_at_its_place() -> None:
+    world = Quiet()
+    world.ask("a")
+    world.lane.write_unanswered(b"first ")
+    world.ask("gone").future.cancel()
+    world.lane.write_unanswered(b"second ")
+    world.ask("b")
+    world.turn()
+    assert world.written == [pack(("ECHO", "a")) + b"first second " + pack(("ECHO", "b"))]
+    assert world.lane.load == 2
+    world.lane.write_unanswered(b"third")
+    world.turn()
+    assert world.written[1:] == [b"third"]
+
+
+def test_much_without_a_reply_is_written_before_the_turn_ends() -> None:
+    world = Quiet()
+    world.ask("a")
+    for _ in range(5):
+        world.lane.write_unanswered(b"x" * (lane_module.UNANSWERED_BYTES_MAX // 2))
+    assert len(world.written) == 2
+    world.turn()
+    assert len(world.written) == 3
+    assert world.written[0].startswith(pack(("ECHO", "a")) + b"x")
+
+
+def test_what_has_no_reply_is_dropped_where_no_connection_is_open() -> None:
+    world = Quiet()
+    lane = Lane(world, name="new", call_soon=world.soon.append, now=lambda: 0.0)
+    lane.write_unanswered(b"too early")
+    lane.opened(world.written.append, lambda: None)
+    world.lane.write_unanswered(b"lost with the connection")
+    world.lane.close(RedisConnectionError("reset"))
+    world.lane.write_unanswered(b"too late")
+    world.turn()
+    assert world.written == []
 
 
 def test_a_caller_that_leaves_before_the_write_costs_nothing() -> None:

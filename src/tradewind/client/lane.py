@@ -34,6 +34,8 @@ NO_REPLIES: frozenset[type] = frozenset()
 # and what a reply allocates is freed before the garbage collector counts it as growth (at 5,000 callers its
 # runs had cost a fifth of the process).
 REPLIES_PER_TURN_MAX = 100
+# What nobody waits for has no bound but the socket's: at so much it is written before the turn ends.
+UNANSWERED_BYTES_MAX = 65_536
 
 
 class LaneState(Enum):
@@ -81,6 +83,8 @@ class Lane:
         "_now",
         "_raw_count",
         "_reader",
+        "_unanswered",
+        "_unanswered_bytes",
         "_write",
         "_written",
         "bytes_written",
@@ -116,6 +120,8 @@ class Lane:
         self.state = LaneState.NEW
         self.in_flight: deque[Command] = deque()
         self.outbox: list[Command] = []  # of this turn of the loop
+        self._unanswered: list[tuple[int, bytes]] = []  # of this turn too, each behind so many of the outbox
+        self._unanswered_bytes = 0
         self.has_more = False  # replies are here that will be handed out in the next turn
         self.last_heard_s = self.last_answered_s = self.opened_s = now()
         self.bytes_written = 0
@@ -198,10 +204,17 @@ class Lane:
             self.schedule_flush()
 
     def write_unanswered(self, data: bytes) -> None:
-        """Write at once something that has no reply of its own: SSUBSCRIBE is answered by push messages."""
-        if data and self.state is LaneState.OPEN:
-            assert self._write is not None
-            self._write(data)
+        """Queue something that has no reply of its own behind all commands: SSUBSCRIBE is answered by push
+        messages. Dropped by a lane that is not open.
+        """
+        if not data or self.state is not LaneState.OPEN:
+            return
+        self._unanswered.append((len(self.outbox), data))
+        self._unanswered_bytes += len(data)
+        if self._unanswered_bytes >= UNANSWERED_BYTES_MAX:
+            self._flush()
+        elif not self.flush_scheduled:
+            self.schedule_flush()
 
     def schedule_flush(self) -> None:
         """Have what is in the outbox written at the end of this turn of the loop."""
@@ -213,14 +226,23 @@ class Lane:
         if self.state is not LaneState.OPEN:
             return
         batch, self.outbox = self.outbox, []
+        unanswered = self._take_unanswered(batch) if self._unanswered else None
         packed = [command.packed for command in batch if not command.future.done()]
         if len(packed) != len(batch):  # a part goes with its command: their callers are one
             gone = [command for command in batch if command.future.done()]
             batch = [command for command in batch if not command.future.done()]
             self._raw_count -= sum(command.raw for command in gone)
             self.owner.on_answered(self, len(gone), sum(len(command.packed) for command in gone))
-        if not batch:
-            return
+        if batch:
+            self._owe(batch)
+        data = b"".join(packed if unanswered is None else unanswered)
+        if data:
+            self.bytes_written += len(data)
+            assert self._write is not None
+            self._write(data)
+
+    def _owe(self, batch: list[Command]) -> None:
+        """These are being written: the next replies are theirs."""
         now_s = self._now()
         if not self.in_flight:
             self.last_heard_s = self.last_answered_s = now_s
@@ -228,10 +250,22 @@ class Lane:
         if self.meter is not None:
             self._written += len(batch)
             self._batches.append((self._written, now_s))
-        data = b"".join(packed)
-        self.bytes_written += len(data)
-        assert self._write is not None
-        self._write(data)
+
+    def _take_unanswered(self, batch: list[Command]) -> list[bytes]:
+        """The bytes of a batch with what has no reply where it was queued: never within a row."""
+        pieces: list[bytes] = []
+        begin = 0
+        for end, data in self._unanswered:
+            pieces += [command.packed for command in batch[begin:end] if not command.future.done()]
+            pieces.append(data)
+            begin = end
+        pieces += [command.packed for command in batch[begin:] if not command.future.done()]
+        self._drop_unanswered()
+        return pieces
+
+    def _drop_unanswered(self) -> None:
+        self._unanswered = []
+        self._unanswered_bytes = 0
 
     # -- coming in -------------------------------------------------------------------------------------------
 
@@ -376,6 +410,7 @@ class Lane:
         sent, unsent = list(self.in_flight), self.outbox
         self.in_flight.clear()
         self.outbox = []
+        self._drop_unanswered()
         self._raw_count = 0
         if self._close_transport is not None:
             self._close_transport()
@@ -387,6 +422,7 @@ class Lane:
         self.state = LaneState.CLOSED
         self.has_more = False
         self.in_flight, self.outbox = deque(), []
+        self._drop_unanswered()
         self._write = self._close_transport = None
         return mine
 

@@ -178,7 +178,7 @@ class Node:
         return bool(lane.may_skip_replies)
 
     def write_unanswered(self, data: bytes) -> None:
-        """Write what has no reply, if a connection is open and takes it; else it is dropped."""
+        """Queue what has no reply, if a connection is open and takes it; else it is dropped."""
         lane = self._preferred
         if lane is None:
             self.connect_soon()

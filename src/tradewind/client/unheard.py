@@ -54,9 +54,10 @@ class SendsUnheard:
     def send_unanswered(self, *args: Any) -> None:
         """Send a command with one key whose reply the server is told to leave out (CLIENT REPLY SKIP).
 
-        Costs neither side a reply, and this process no wake-up. In return nothing is done for it: it is
-        dropped where no connection is open or the socket is full, follows no redirect, and an error stays
-        unknown and uncounted. For many messages each of which may be lost because it is asked for again or
+        Costs neither side a reply, and this process no wake-up; it is written together with the commands of
+        the same turn of the loop, in the order of the calls. In return nothing is done for it: it is dropped
+        where no connection is open or the socket is full, follows no redirect, and an error stays unknown and
+        uncounted. For many messages each of which may be lost because it is asked for again or
         soon outdated; what should arrive goes by `post`. KeyError as for `post`, which does it where the
         server cannot be relied on to leave the reply out: an ACL forbids it to this user, it has not yet been
         asked on this connection whether one does, or (Redis 7.0) a busy server answers BUSY also to CLIENT
