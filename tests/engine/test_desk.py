@@ -6,6 +6,7 @@ import signal
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
@@ -16,6 +17,7 @@ from tests.conftest import EmbeddedCluster
 from tests.engine.partition_runs import KEYS, PARTITIONS, Run, hand_in, place, running
 from tests.support.waiting import eventually
 from tradewind import ClientClosed, OutcomeUnknown, Overloaded, RedisCluster
+from tradewind.engine import partition as partition_module
 from tradewind.engine.desk import OrderDesk
 from tradewind.engine.library import load_library
 from tradewind.engine.messages import Deposit, OpenAccount, RejectReason, decode_command
@@ -104,7 +106,7 @@ async def test_answers_to_others_and_answers_twice_are_ignored(client, monkeypat
         asking = asyncio.create_task(run.ask(place("A", "order")))
         await eventually(lambda: len(lost) == 1)
         for data in (b"[]", b'[["",{"id":"order","account":"B","status":"done"}]]', lost[0], lost[0]):
-            run.desk._on_answers("", data)
+            run.desk._on_answers(KEYS.results_channel(run.desk.name), data)
         assert (await asking).status == "filled"
 
 
@@ -134,6 +136,52 @@ async def test_it_is_asked_again_less_and_less_often(client, monkeypatch):
         asked = await handed_in(client)
         assert len(asked) == desk.resent + 1
         assert len(set(asked)) == 1
+
+
+class HandSetTime:
+    """The desk's clock, which stands still unless it is moved on."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now_s = 0.0
+        monkeypatch.setattr(desk_module, "time", SimpleNamespace(monotonic=lambda: self.now_s))
+        monkeypatch.setattr(desk_module, "SWEEP_S", 0.001)
+
+
+async def test_what_waits_in_a_long_line_is_not_asked_again(client, monkeypatch):
+    """The last of them are answered long after they were handed in, but never was the partition silent."""
+    monkeypatch.setattr(partition_module, "COMMANDS_PER_COMMIT_MAX", 5)
+    async with running(client) as run:
+        await run.fund("A")
+        desk_time = HandSetTime(monkeypatch)
+        heard = run.desk._subscription._on_message
+
+        def hear_late(channel: str, data: bytes) -> None:
+            desk_time.now_s += 0.9 * desk_module.RESEND_FIRST_S
+            heard(channel, data)
+
+        monkeypatch.setattr(run.desk._subscription, "_on_message", hear_late)
+        commands = [Deposit(account="A", id=f"deposit-{n}", amount=1) for n in range(60)]
+        await asyncio.gather(*(run.desk.submit(command, deadline_s=1_000) for command in commands))
+        assert desk_time.now_s > 5 * desk_module.RESEND_FIRST_S
+        assert run.desk.resent == 0
+
+
+async def test_what_was_lost_is_asked_again_once_later_ones_are_answered(client, monkeypatch):
+    async with running(client) as run:
+        await run.fund("A")
+        desk_time = HandSetTime(monkeypatch)
+        with monkeypatch.context() as losing:
+            losing.setattr(client, "post", lambda *_args: None)
+            lost = asyncio.create_task(run.ask(place("A", "lost")))
+            await asyncio.sleep(0)
+        assert run.desk.pending == 1
+        for number in range(3):
+            desk_time.now_s += 0.4 * desk_module.RESEND_FIRST_S
+            assert run.desk.resent == 0
+            await run.ask(Deposit(account="A", id=f"deposit-{number}", amount=1))
+        assert (await lost).status == "filled"
+        assert run.desk.resent == 1
+        assert (await run.audit()).positions == 1
 
 
 @pytest.mark.faults

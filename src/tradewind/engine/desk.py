@@ -1,11 +1,15 @@
 """Where commands are handed in: from a caller, into a partition's stream, and the answer back.
 
-A command that hears no answer is handed in again under the same client order id until its deadline; the
-engine answers a repeat with the first answer. So every call ends with the one answer, or with OutcomeUnknown.
+A command that may be lost is handed in again under the same client order id until its deadline; the engine
+answers a repeat with the first answer. So every call ends with the one answer, or with OutcomeUnknown.
+
+A partition answers in the order of its stream. A command that merely waits behind others is not repeated: the
+repeats of a long line would make it longer.
 """
 
 import asyncio
 import logging
+import math
 import os
 import secrets
 import time
@@ -30,6 +34,24 @@ logger = logging.getLogger(__name__)
 _decode_answers = msgspec.json.Decoder(list[tuple[str, Answer]]).decode
 
 
+@dataclass(slots=True)
+class _Line:
+    """A partition, and what its answers say of the commands that wait in it."""
+
+    keys: PartitionKeys
+    heard_s: float = -math.inf
+    answered_s: float = -math.inf  # when the last of those that are answered was handed in
+
+    def heard(self, now_s: float, answered_s: float) -> None:
+        """There were answers, the last of them to what was handed in at `answered_s`."""
+        self.heard_s = now_s
+        self.answered_s = max(self.answered_s, answered_s)
+
+    def may_have_lost(self, handed_in_s: float, now_s: float) -> bool:
+        """Nothing is heard, or what was handed in clearly later has been answered. Else it waits in line."""
+        return now_s - self.heard_s >= RESEND_FIRST_S or self.answered_s - handed_in_s >= RESEND_FIRST_S
+
+
 @dataclass(slots=True, eq=False)
 class _Pending:
     """`body` tells an answer to it from one to another order under the same id, which may come late."""
@@ -38,7 +60,9 @@ class _Pending:
     body: str
     payload: bytes
     answer: "asyncio.Future[Answer]"
-    resend_at_s: float
+    line: _Line
+    first_s: float  # when it was handed in: its answer may be to that, or to a repeat
+    last_s: float
     resend_after_s: float
     deadline_s: float
 
@@ -55,7 +79,8 @@ class OrderDesk:
         self.resent = 0
         self._client = client
         self._partitions = partitions
-        self._keys = [PartitionKeys(partition) for partition in range(partitions)]
+        self._lines = [_Line(PartitionKeys(partition)) for partition in range(partitions)]
+        self._line_of_channel = {line.keys.results_channel(self.name): line for line in self._lines}
         self._pending: dict[tuple[str, str], _Pending] = {}
         self._pending_max = pending_max
         self._places = asyncio.Semaphore(pending_max)
@@ -71,7 +96,7 @@ class OrderDesk:
     async def start(self) -> None:
         """Listen for answers. Raises DeadlineExceeded when the servers do not confirm in time."""
         self._subscription = await self._client.sharded_subscription(self._on_answers)
-        await self._subscription.subscribe([keys.results_channel(self.name) for keys in self._keys])
+        await self._subscription.subscribe(list(self._line_of_channel))
         self._sweeper = asyncio.create_task(self._sweep(), name="order desk")
         self._is_open = True
 
@@ -116,12 +141,15 @@ class OrderDesk:
         key = (command.account, command.id)
         if key in self._pending:
             raise ValueError(f"account {command.account}: id {command.id} is being submitted already")
+        now_s = time.monotonic()
         pending = _Pending(
             command,
             fingerprint(command),
             payload,
             asyncio.get_running_loop().create_future(),
-            time.monotonic() + RESEND_FIRST_S,
+            self._lines[partition_of(command.account, self._partitions)],
+            now_s,
+            now_s,
             RESEND_FIRST_S,
             expires_s,
         )
@@ -134,20 +162,22 @@ class OrderDesk:
 
     def _hand_in(self, pending: _Pending) -> None:
         """Append to the partition's stream. What goes wrong here is mended by handing in again."""
-        keys = self._keys[partition_of(pending.command.account, self._partitions)]
         try:
-            self._client.post("XADD", keys.commands, "*", "command", pending.payload)
+            self._client.post("XADD", pending.line.keys.commands, "*", "command", pending.payload)
         except (RedisError, OSError) as error:
             logger.debug("handing in %s: %s", pending.command.id, error)
 
-    def _on_answers(self, _channel: str, data: bytes) -> None:
+    def _on_answers(self, channel: str, data: bytes) -> None:
+        answered_s = -math.inf
         for body, answer in _decode_answers(data):
             pending = self._pending.get((answer.account, answer.id))
             if pending is not None and pending.body == body and not pending.answer.done():
                 pending.answer.set_result(answer)
+                answered_s = max(answered_s, pending.first_s)
+        self._line_of_channel[channel].heard(time.monotonic(), answered_s)
 
     async def _sweep(self) -> None:
-        """Hand in again what has heard nothing for long; give up at the deadline."""
+        """Hand in again what may be lost; give up at the deadline."""
         while True:
             await asyncio.sleep(SWEEP_S)
             now_s = time.monotonic()
@@ -156,18 +186,20 @@ class OrderDesk:
                     continue
                 if now_s >= pending.deadline_s:
                     pending.answer.set_exception(self._no_answer(pending))
-                elif now_s >= pending.resend_at_s:
+                elif now_s >= pending.last_s + pending.resend_after_s and pending.line.may_have_lost(
+                    pending.last_s, now_s
+                ):
                     self._resend(pending, now_s)
 
     def _resend(self, pending: _Pending, now_s: float) -> None:
         pending.resend_after_s = min(RESEND_S_MAX, pending.resend_after_s * 2)
-        pending.resend_at_s = now_s + pending.resend_after_s
+        pending.last_s = now_s
         self.resent += 1
         self._hand_in(pending)
 
     def _no_answer(self, pending: _Pending) -> OutcomeUnknown:
         command = pending.command
-        partition = partition_of(command.account, self._partitions)
+        partition = pending.line.keys.partition
         return OutcomeUnknown(
             f"account {command.account}: no answer to {command.id} in partition {partition} by its deadline; "
             "it may take effect still: submit it again with the same id to learn the outcome"
