@@ -249,6 +249,8 @@ FIGURES = {
         f"| orders in a bulk | {api_limits.BULK_ORDERS_MAX:,} |",
         f"| waiting for an answer | {api_limits.ANSWER_S_MAX:.0f} s,",
         f"| waiting for a read | {api_limits.READ_S_MAX:.0f} s,",
+        f"| a statement | {api_limits.STATEMENT_EVENTS_MAX:,} events of its partition, "
+        f"{api_limits.STATEMENT_LINES_MAX:,} lines, {api_limits.STATEMENT_S_MAX:.0f} s",
         f"| commands waiting in one process | {api_limits.PENDING_MAX:,};",
         f"| events in a page | {reads.EVENTS_PER_PAGE_MAX:,} |",
         f"| streams in one process | {tail.SUBSCRIBERS_MAX:,}, with {tail.EVENTS_WAITING_MAX:,} events",

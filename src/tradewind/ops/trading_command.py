@@ -61,7 +61,8 @@ def trading(
     """Let everything trade (active), only what opens no position (reducing), or nothing but cancels (halted).
 
     Of the whole system, or of a symbol or an account. Effective for orders that wait in line, too. Exit code
-    0: done. 1: an account refused it or gave no answer, or positions are left open for want of a fresh quote.
+    0: done. 1: an account refused it or gave no answer, or positions are left open: without a fresh quote, or
+    outside the hours of their symbol.
     """
     _check(state, reason, symbol, account, close_all or cancel_all)
     result = run_loop(_trading(url, state, reason, symbol, account, cancel_all, close_all))

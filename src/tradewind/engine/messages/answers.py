@@ -17,7 +17,8 @@ class Answer(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     the others, "rejected" with `reason` and `text`.
     volume: units filled, also of a cancelled order before it was.
     cancel_all: `canceled` orders were cancelled, and `left` are still to be decided elsewhere.
-    close_all: `closed` positions were closed and `left` could not be, for want of a fresh quote.
+    close_all: `closed` positions were closed and `left` could not be: without a fresh quote, in a
+    halted symbol, or outside its hours.
     sequence: number of the event that decided it, in the events of the account's partition.
     """
 
