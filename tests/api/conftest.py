@@ -9,6 +9,7 @@ import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -36,6 +37,7 @@ class Api:
     url: str
     cluster: EmbeddedCluster
     process: "subprocess.Popen[bytes]"
+    workers: "subprocess.Popen[bytes]"
     tokens: dict[str, str] = field(default_factory=dict)
 
     def client(self, token: str | None = "all", **options: Any) -> httpx.AsyncClient:
@@ -53,12 +55,26 @@ class Api:
 
 
 @contextmanager
-def program(cluster_url: str, *words: str | int) -> Iterator["subprocess.Popen[bytes]"]:
-    """`tradewind WORDS` on the cluster, ended in order."""
+def another_api(api: Api, *words: str | int | Path, scheme: str = "http") -> Iterator[Api]:
+    """A second process over the same engine, which a test may end. Listening inside."""
+    port = free_ports(1)[0]
+    with program(api.cluster.url, "api", "--port", port, *words, output=subprocess.PIPE) as process:
+        assert process.stderr is not None
+        with process.stderr:
+            assert process.stderr.readline().startswith(b"listening on "), process.poll()
+            url = f"{scheme}://127.0.0.1:{port}"
+            yield Api(url, api.cluster, process, api.workers, api.tokens)
+
+
+@contextmanager
+def program(
+    cluster_url: str, *words: str | int | Path, output: int = subprocess.DEVNULL
+) -> Iterator["subprocess.Popen[bytes]"]:
+    """`tradewind WORDS` on the cluster, ended in order. `output`: where its stderr goes."""
     process = subprocess.Popen(
         [sys.executable, "-m", "tradewind", *map(str, words)],
         env=os.environ | {URL_VARIABLE: cluster_url},
-        stderr=subprocess.DEVNULL,
+        stderr=output,
     )
     try:
         yield process
@@ -77,10 +93,12 @@ def api(cluster: EmbeddedCluster) -> Iterator[Api]:
     asyncio.run(_empty(cluster))
     port = free_ports(1)[0]
     with ExitStack() as stack:
-        stack.enter_context(program(cluster.url, "worker", "--count", 2, "--partitions", PARTITIONS))
+        workers = stack.enter_context(
+            program(cluster.url, "worker", "--count", 2, "--partitions", PARTITIONS)
+        )
         asyncio.run(eventually(lambda: _is_opened(cluster.url), READY_S_MAX))
         process = stack.enter_context(program(cluster.url, "api", "--port", port))
-        running = Api(f"http://127.0.0.1:{port}", cluster, process)
+        running = Api(f"http://127.0.0.1:{port}", cluster, process, workers)
         asyncio.run(_prepare(running))
         yield running
 

@@ -36,6 +36,7 @@ class Backend:
     desk: OrderDesk
     keys: dict[str, ApiKey] = field(default_factory=dict)
     stopping: bool = False
+    streams: int = 0  # sockets that are not closed yet
     _buckets: dict[str, TokenBucket] = field(default_factory=dict)
     _reasons: list[str] = field(default_factory=list)
     _looked_s: float = float("-inf")

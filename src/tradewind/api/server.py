@@ -1,6 +1,6 @@
 """The server: granian in this process's event loop, over one backend; stopped in order.
 
-SIGTERM -> not ready -> no new connections, requests at hand end -> desk -> client
+SIGTERM -> not ready -> streams told -> no new connections, requests at hand end -> desk -> client
 """
 
 import asyncio
@@ -25,6 +25,7 @@ from tradewind.api.limits import ANSWER_S_MAX, CONNECTIONS_MAX, HEADER_S_MAX
 LOOPBACK: Final = "127.0.0.1"
 START_S_MAX: Final = 10.0
 END_S_MAX: Final = ANSWER_S_MAX + 1.0
+STREAMS_END_S_MAX: Final = 1.0
 LOOK_S: Final = 0.02
 
 logger = logging.getLogger(__name__)
@@ -64,6 +65,7 @@ async def running_api(
         finally:
             backend.stopping = True
             await backend.hub.aclose()
+            await _streams_told(backend)
             server.stop()  # type: ignore[no-untyped-call]  # granian has no annotation there
             await _end(serving)
 
@@ -99,6 +101,14 @@ async def _wait_until_listening(options: ListenOptions, serving: "asyncio.Task[N
     if serving.done() and serving.exception() is not None:
         raise ServerRefused(f"cannot listen on {options.url}: {serving.exception()}")
     raise ServerRefused(f"the server does not listen on {options.url} after {START_S_MAX:g} s")
+
+
+async def _streams_told(backend: Backend) -> None:
+    """Granian would close them without a reason. Who does not read is not waited for."""
+    for _ in range(int(STREAMS_END_S_MAX / LOOK_S)):
+        if not backend.streams:
+            return
+        await asyncio.sleep(LOOK_S)
 
 
 async def _end(serving: "asyncio.Task[None]") -> None:

@@ -102,7 +102,14 @@ class _Stream:
 def stream_handler(backend: Backend, reads: ReadService) -> WebsocketRouteHandler:
     @websocket(STREAM_PATH, name=f"stream {STREAM_PATH}")
     async def handle(socket: Socket) -> None:
-        await socket.accept()
+        backend.streams += 1
+        try:
+            await socket.accept()
+            await converse(socket)
+        finally:
+            backend.streams -= 1
+
+    async def converse(socket: Socket) -> None:
         leaving = asyncio.create_task(_left(socket), name="socket left")
         sending = asyncio.create_task(_serve(socket, backend, reads), name="socket events")
         try:
