@@ -137,3 +137,28 @@ async def test_at_the_end_requests_are_answered_and_streams_are_told(
     assert closed.value.rcvd is not None
     assert closed.value.rcvd.code == 1012
     assert (answered.status_code, answered.json()["status"]) == (200, "accepted")
+
+
+async def test_a_stream_from_before_what_was_trimmed_is_closed_as_gone(
+    api: Api, http: httpx.AsyncClient
+) -> None:
+    account = await funded(http, "trimmed")
+    page = (await http.get("/v1/events", params={"account": account})).json()
+    first = page["events"][0]["sequence"]
+    await http.post("/v1/orders", json=order(account, "o-1"))
+    events = PartitionKeys(partition_of(account, PARTITIONS)).events
+    async with RedisCluster.from_url(api.cluster.url) as client:
+        await client.execute_command("XTRIM", events, "MAXLEN", 1)
+    await eventually(lambda: is_trimmed(http, account, first), WAIT_S_MAX)
+    url = f"{api.url.replace('http', 'ws', 1)}/v1/events?account={account}&after={first}"
+    headers = {"Authorization": f"Bearer {api.tokens['all']}"}
+    async with connect(url, additional_headers=headers, proxy=None) as socket:
+        with pytest.raises(ConnectionClosed) as closed:
+            await asyncio.wait_for(socket.recv(), WAIT_S_MAX)
+    assert closed.value.rcvd is not None
+    assert closed.value.rcvd.code == 4410
+
+
+async def is_trimmed(http: httpx.AsyncClient, account: str, after: int) -> bool:
+    page = (await http.get("/v1/events", params={"account": account, "after": after})).json()
+    return bool(page["is_trimmed"])
