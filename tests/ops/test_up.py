@@ -16,6 +16,7 @@ import pytest
 
 from tests.embedded.helpers import alive, wait_until
 from tradewind.ops.journal import read_journal
+from tradewind.ops.system import UpOptions, running_system
 
 TICKS = Path(__file__).resolve().parents[3] / "shared" / "data"
 SMALL = ("--workers", "4", "--accounts", "200")
@@ -93,6 +94,18 @@ def test_a_short_run_with_a_crash(tmp_path):
     assert report["audit"]["journal_entries"] == orders["offered"] + 400
     assert 0 < report["start_seconds"] < 15
     assert not list(tmp_path.iterdir())
+
+
+async def test_the_key_is_known_to_the_api_when_it_is_shown():
+    statuses = []
+
+    def ask_at_once(line: str) -> None:
+        if shown := re.fullmatch(r"API on (\S+), key (\S+)", line):
+            headers = {"Authorization": f"Bearer {shown[2]}"}
+            statuses.append(httpx.get(f"{shown[1]}/v1/instruments", headers=headers).status_code)
+
+    async with running_system("shown", UpOptions(workers=1), ask_at_once):
+        assert statuses == [200]
 
 
 def test_the_api_takes_orders_while_the_load_runs_and_the_audit_counts_them(tmp_path):

@@ -93,8 +93,9 @@ async def running_system(run: str, options: UpOptions, say: Say) -> AsyncIterato
         api = None if options.api_port is None else ApiProcess(url, options.api_port, say)
         if api is not None:
             stack.push_async_callback(api.stop)
+            key = await demo_key(client, run, options.data)  # before the API: it reads keys once a second
             await api.start()
-            say(f"API on {api.address}, key {await demo_key(client, run, options.data)}")
+            say(f"API on {api.address}, key {key}")
         shards = _shards(client, partitions)
         yield System(run, options, client, partitions, shards, workers, desk, journal, cluster, api)
         say("stopping")
