@@ -220,7 +220,7 @@ FIGURES = {
         f"({keys.PARTITIONS_DEFAULT} unless another is asked for, at most {keys.PARTITIONS_MAX})",
         f"lease lasts {lease.LEASE_MS / 1000:.0f} s",
         f"commands in one commit | {partition.COMMANDS_PER_COMMIT_MAX} |",
-        f"quotes in one commit | {partition.EVENTS_PER_COMMIT_MAX}, plus",
+        f"events in one commit | {partition.EVENTS_PER_COMMIT_MAX}, plus",
         f"positions of an account | {book.POSITIONS_PER_ACCOUNT_MAX} |",
         f"orders of an account | {placing.ORDERS_PER_ACCOUNT_MAX} |",
         f"leverage | 1 to {messages.LEVERAGE_MAX} |",

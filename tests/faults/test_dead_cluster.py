@@ -20,7 +20,7 @@ pytestmark = [pytest.mark.faults, pytest.mark.timeout(120)]
 DEADLINE_S = 0.5
 CALLS_PER_S = 3000
 TURN_S = 0.01
-LATE_S = 0.5  # a deadline is looked at ten times a second; on top of what the loop was held up by others
+LATE_S = 1.0  # a deadline is looked at ten times a second; the rest is for what else this machine does
 
 
 class OfferedLoad:

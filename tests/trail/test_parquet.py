@@ -1,5 +1,8 @@
 """The files of an export: typed, in order, and none of them half written."""
 
+import asyncio
+from pathlib import Path
+
 import pyarrow
 import pytest
 from pyarrow import parquet
@@ -8,7 +11,8 @@ from tests.trail.trails import append, deposits, export, exported, write_histori
 from tradewind.engine.messages import OrderFilled, decode_event
 from tradewind.trail.columns import KINDS
 from tradewind.trail.errors import EventsMissing, TargetRefused
-from tradewind.trail.parquet import IDENTITY_FILE, SCHEMA
+from tradewind.trail.events import StoredEvent
+from tradewind.trail.parquet import EVENTS_PER_ROW_GROUP, IDENTITY_FILE, SCHEMA, _File
 
 
 async def test_columns_have_the_types_of_the_events_fields(client, tmp_path):
@@ -71,3 +75,16 @@ async def test_a_folder_that_cannot_be_made_is_an_error(client, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(Exception, match="cannot be written"):
         await export(client, str(tmp_path / "file" / "below"))
+
+
+async def test_a_file_that_is_given_up_while_it_is_written_is_gone(tmp_path: Path) -> None:
+    """Its step goes on in a thread; closing the writer beside it would end the process."""
+    page = [StoredEvent(*numbered) for numbered in enumerate(deposits(EVENTS_PER_ROW_GROUP), 1)]
+    for wait_s in (0.0, 0.001, 0.005, 0.01, 0.02, 0.04):
+        file = _File(tmp_path, 3, 0)
+        writing = asyncio.create_task(file.add(page))
+        await asyncio.sleep(wait_s)
+        writing.cancel()
+        await asyncio.wait([writing])
+        file.discard()
+        assert not list(tmp_path.iterdir())

@@ -9,6 +9,7 @@ import asyncio
 import fcntl
 import os
 import re
+import threading
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
@@ -134,6 +135,9 @@ class _File:
         self._path = folder / f"{after + 1:012d}{UNFINISHED}"
         self._rows: list[StoredEvent] = []
         self._writer: Any = None
+        # A step goes on in its thread when its task is cancelled; a writer that is closed under it crashes.
+        self._steps = threading.Lock()
+        self._is_discarded = False
 
     async def add(self, events: Sequence[StoredEvent]) -> None:
         self._rows += events
@@ -147,9 +151,14 @@ class _File:
 
     async def _in_thread(self, step: Callable[[], None]) -> None:
         try:
-            await asyncio.to_thread(step)
+            await asyncio.to_thread(self._take, step)
         except OSError as error:
             raise _unavailable(self._folder, error) from error
+
+    def _take(self, step: Callable[[], None]) -> None:
+        with self._steps:
+            if not self._is_discarded:
+                step()
 
     def _write(self) -> None:
         if self._writer is None:
@@ -166,11 +175,13 @@ class _File:
         _put(self._path, self._folder / f"{self._after + 1:012d}-{self._until:012d}.parquet")
 
     def discard(self) -> None:
-        """What was not completed is gone."""
-        if self._writer is not None:
-            with suppress(OSError):
-                self._writer.close()
-        self._path.unlink(missing_ok=True)
+        """What was not completed is gone, once the step under way has ended."""
+        with self._steps:
+            self._is_discarded = True
+            if self._writer is not None:
+                with suppress(OSError):
+                    self._writer.close()
+            self._path.unlink(missing_ok=True)
 
 
 def event_files(folder: Path, partition: int) -> list[EventFile]:
