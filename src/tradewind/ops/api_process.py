@@ -11,6 +11,7 @@ from tradewind import RedisCluster
 from tradewind.api.keys import EVERY_ACCOUNT, RATE_PER_S_MAX, SCOPES, make_key, store_key
 from tradewind.api.server import LOOPBACK
 from tradewind.embedded.ports import free_ports
+from tradewind.ops.child import end_child
 from tradewind.ops.errors import StartFailed
 from tradewind.ops.worker_command import URL_VARIABLE
 
@@ -66,14 +67,7 @@ class ApiProcess:
         process, self._process = self._process, None
         if process is None:
             return
-        if process.stdin is not None:
-            process.stdin.close()
-        try:
-            async with asyncio.timeout(END_S_MAX):
-                await process.wait()
-        except TimeoutError:
-            process.kill()
-            await process.wait()
+        await end_child(process, END_S_MAX)
         if self._reader is not None:
             await self._reader
 

@@ -12,6 +12,7 @@ from redis.exceptions import RedisError
 from tradewind import RedisCluster, clock
 from tradewind.engine.keys import WORKERS_KEY
 from tradewind.engine.lease import Leases
+from tradewind.ops.child import end_child
 from tradewind.ops.errors import FleetEnded, StartFailed
 from tradewind.ops.worker_command import URL_VARIABLE
 
@@ -92,14 +93,7 @@ class WorkerProcesses:
         process, self._process = self._process, None
         if process is None:
             return
-        if process.stdin is not None:
-            process.stdin.close()
-        try:
-            async with asyncio.timeout(END_S_MAX):
-                await process.wait()
-        except TimeoutError:
-            process.kill()
-            await process.wait()
+        await end_child(process, END_S_MAX)
         if self._reader is not None:
             await self._reader
 
