@@ -1,21 +1,17 @@
 """`tradewind groups` as an operator runs it."""
 
-import asyncio
 import json
-import sys
-from pathlib import Path
 
 import pytest
 
 from tests.engine.partition_runs import running
 from tests.support.clients import check_idle
+from tests.support.commands import run_command
 from tradewind import RedisCluster
 from tradewind.embedded import EmbeddedCluster
 from tradewind.engine.house_store import load_house
 from tradewind.engine.messages import OpenAccount
 from tradewind.engine.opening import open_engine
-
-TRADEWIND = Path(sys.executable).parent / "tradewind"
 
 
 @pytest.fixture
@@ -28,13 +24,7 @@ async def client(clean_cluster: EmbeddedCluster):
 
 
 async def groups(cluster: EmbeddedCluster, *words: str, code: int = 0) -> tuple[str, str]:
-    process = await asyncio.create_subprocess_exec(
-        TRADEWIND, "groups", *words, "--url", cluster.url,
-        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
-    )  # fmt: skip
-    out, err = await asyncio.wait_for(process.communicate(), 60)
-    assert process.returncode == code, (out, err)
-    return out.decode(), err.decode()
+    return await run_command(cluster, "groups", *words, code=code)
 
 
 async def test_accounts_are_opened_on_the_terms_that_were_set(client: RedisCluster, clean_cluster):

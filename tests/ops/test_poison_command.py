@@ -3,14 +3,13 @@
 import asyncio
 import json
 import re
-import sys
 from collections.abc import AsyncIterator
-from pathlib import Path
 
 import pytest
 
 from tests.engine.partition_runs import KEYS, running
 from tests.support.clients import check_idle
+from tests.support.commands import run_command
 from tests.support.waiting import eventually
 from tradewind import RedisCluster
 from tradewind.embedded import EmbeddedCluster
@@ -19,8 +18,6 @@ from tradewind.engine.messages import Deposit, encode
 from tradewind.engine.opening import open_engine
 from tradewind.engine.poison import POISON_MAX, count_poison
 from tradewind.functions_path import function_library_source
-
-TRADEWIND = Path(sys.executable).parent / "tradewind"
 
 
 @pytest.fixture
@@ -33,13 +30,8 @@ async def client(clean_cluster: EmbeddedCluster) -> AsyncIterator[RedisCluster]:
 
 
 async def poison(cluster: EmbeddedCluster, *words: str, code: int = 0) -> dict[str, object]:
-    process = await asyncio.create_subprocess_exec(
-        TRADEWIND, "poison", *words, "--url", cluster.url, "--json",
-        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
-    )  # fmt: skip
-    out, err = await asyncio.wait_for(process.communicate(), 60)
-    assert process.returncode == code, (out, err)
-    return dict(json.loads(out or b"{}"))
+    out, _ = await run_command(cluster, "poison", *words, "--json", code=code)
+    return dict(json.loads(out or "{}"))
 
 
 async def put_aside(client: RedisCluster, *commands: bytes) -> list[str]:

@@ -1,14 +1,12 @@
 """`tradewind statement` as a user runs it."""
 
-import asyncio
 import json
-import sys
-from pathlib import Path
 
 import pytest
 
 from tests.engine.partition_runs import place, running
 from tests.support.clients import check_idle
+from tests.support.commands import run_command
 from tradewind import RedisCluster
 from tradewind.embedded import EmbeddedCluster
 from tradewind.engine.keys import PartitionKeys
@@ -17,8 +15,6 @@ from tradewind.engine.opening import open_engine
 from tradewind.trail.errors import StatementTooLong
 from tradewind.trail.statement import read_statement
 from tradewind.trail.trim import TrimRequest, plan_trim, trim
-
-TRADEWIND = Path(sys.executable).parent / "tradewind"
 
 
 @pytest.fixture
@@ -31,13 +27,7 @@ async def client(clean_cluster: EmbeddedCluster):
 
 
 async def tradewind(cluster: EmbeddedCluster, *words: str, code: int = 0) -> tuple[str, str]:
-    process = await asyncio.create_subprocess_exec(
-        TRADEWIND, "statement", *words, "--url", cluster.url,
-        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
-    )  # fmt: skip
-    out, err = await asyncio.wait_for(process.communicate(), 60)
-    assert process.returncode == code, (out, err)
-    return out.decode(), err.decode()
+    return await run_command(cluster, "statement", *words, code=code)
 
 
 async def test_a_statement_of_an_account_that_traded(client: RedisCluster, clean_cluster):

@@ -1,14 +1,12 @@
 """`tradewind trading` as an operator runs it, beside a partition at work."""
 
-import asyncio
 import json
-import sys
-from pathlib import Path
 
 import pytest
 
 from tests.engine.partition_runs import place, running
 from tests.support.clients import check_idle
+from tests.support.commands import run_command
 from tradewind import OutcomeUnknown, RedisCluster, clock
 from tradewind.embedded import EmbeddedCluster
 from tradewind.engine.hours import DAYS, MINUTES_PER_DAY, minute_of_week
@@ -17,8 +15,6 @@ from tradewind.engine.keys import HOUSE_KEY
 from tradewind.engine.messages import HALTED, Answer, Close, Command, Place
 from tradewind.engine.opening import open_engine
 from tradewind.ops.trading_command import _Switch
-
-TRADEWIND = Path(sys.executable).parent / "tradewind"
 
 
 @pytest.fixture
@@ -31,13 +27,8 @@ async def client(clean_cluster: EmbeddedCluster):
 
 
 async def trading(cluster: EmbeddedCluster, *words: str, code: int = 0) -> tuple[dict[str, object], str]:
-    process = await asyncio.create_subprocess_exec(
-        TRADEWIND, "trading", *words, "--url", cluster.url, "--json",
-        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
-    )  # fmt: skip
-    out, err = await asyncio.wait_for(process.communicate(), 60)
-    assert process.returncode == code, (out, err)
-    return json.loads(out or b"{}"), err.decode()
+    out, err = await run_command(cluster, "trading", *words, "--json", code=code)
+    return json.loads(out or "{}"), err
 
 
 async def test_the_kill_switch_closes_everything_and_halts(client: RedisCluster, clean_cluster):
